@@ -1,0 +1,52 @@
+# einkorn_add_system(NAME [LIBRARIES PACKAGE...]): a room. Its files are sorted by their endings
+# (docs/adding-a-system.md). LIBRARIES are packages that this room needs and the house does not.
+
+function(einkorn_add_system name)
+  cmake_parse_arguments(ROOM "" "" "LIBRARIES" ${ARGN})
+  if(NOT EINKORN_SYSTEMS STREQUAL "all" AND NOT name IN_LIST EINKORN_SYSTEMS)
+    return()
+  endif()
+  set_property(GLOBAL APPEND PROPERTY einkorn_systems ${name})
+  einkorn_add_sources(${CMAKE_CURRENT_SOURCE_DIR}/${name})
+  foreach(package IN LISTS ROOM_LIBRARIES)
+    find_package(${package} REQUIRED)
+    string(TOLOWER ${package} target)
+    target_link_libraries(einkorn PRIVATE ${package}::${target})
+  endforeach()
+endfunction()
+
+# Gives the files of one folder (not of folders below it) to the library, the Python module and the tests.
+function(einkorn_add_sources folder)
+  file(GLOB sources CONFIGURE_DEPENDS ${folder}/*.cpp)
+  file(GLOB headers CONFIGURE_DEPENDS ${folder}/*.h)
+  file(GLOB cuda CONFIGURE_DEPENDS ${folder}/*.cu)
+  file(GLOB modules CONFIGURE_DEPENDS ${folder}/*.py)
+  set(tests ${sources} ${modules})
+  set(bindings ${sources})
+  list(FILTER tests INCLUDE REGEX "_test\\.(cpp|py)$")
+  list(FILTER bindings INCLUDE REGEX "_python\\.cpp$")
+  list(FILTER sources EXCLUDE REGEX "(_test|_python)\\.cpp$")
+  list(FILTER modules EXCLUDE REGEX "_test\\.py$")
+  # Raw kernel interfaces and device launchers are the library's own affair.
+  list(FILTER headers EXCLUDE REGEX "(_kernels|_cuda|_internal|simd)\\.h$")
+
+  target_sources(einkorn PRIVATE ${sources})
+  target_sources(einkorn PUBLIC FILE_SET HEADERS FILES ${headers})
+  set_property(GLOBAL APPEND PROPERTY einkorn_cuda_sources ${cuda})
+  set_property(GLOBAL APPEND PROPERTY einkorn_bindings ${bindings})
+  set_property(GLOBAL APPEND PROPERTY einkorn_modules ${modules})
+  set_property(GLOBAL APPEND PROPERTY einkorn_tests ${tests})
+endfunction()
+
+# Writes the registry: explicit calls, in the order of the wings and then by name.
+function(einkorn_write_registry)
+  get_property(names GLOBAL PROPERTY einkorn_systems)
+  set(declarations "")
+  set(calls "")
+  foreach(name IN LISTS names)
+    string(APPEND declarations "namespace ${name} {\nSystem system();\n}\n")
+    string(APPEND calls "      ${name}::system(),\n")
+  endforeach()
+  configure_file(${PROJECT_SOURCE_DIR}/cmake/systems.cpp.in ${CMAKE_CURRENT_BINARY_DIR}/systems.cpp @ONLY)
+  target_sources(einkorn PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/systems.cpp)
+endfunction()

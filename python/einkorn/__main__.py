@@ -1,0 +1,5 @@
+"""``python -m einkorn`` is the einkorn command."""
+
+from ._entry import main
+
+main()

@@ -1,0 +1,4 @@
+// Precompiled once for the Python extension.
+#pragma once
+
+#include <torch/extension.h>

@@ -16,7 +16,7 @@ build: setup
 	@cmake --build build -j $(JOBS)
 
 test: build check
-	EINKORN_BUILD=$(CURDIR)/build PYTHONPATH=build/python $(PYTHON) tools/run_tests.py
+	EINKORN_BUILD=$(CURDIR)/build PYTHONPATH=$(CURDIR)/build/python $(PYTHON) tools/run_tests.py
 
 bench: build
 	build/einkorn bench

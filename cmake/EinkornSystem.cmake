@@ -28,11 +28,12 @@ function(einkorn_add_sources folder)
   list(FILTER sources EXCLUDE REGEX "(_test|_python)\\.cpp$")
   list(FILTER modules EXCLUDE REGEX "_test\\.py$")
   # Raw kernel interfaces and device launchers are the library's own affair.
-  list(FILTER headers EXCLUDE REGEX "(_kernels|_cuda|_internal|simd)\\.h$")
+  list(FILTER headers EXCLUDE REGEX "(_kernels|_cuda|_internal|simd|precompiled|_experiments)\\.h$")
 
   target_sources(einkorn PRIVATE ${sources})
   target_sources(einkorn PUBLIC FILE_SET HEADERS FILES ${headers})
   set_property(GLOBAL APPEND PROPERTY einkorn_cuda_sources ${cuda})
+  set_property(GLOBAL APPEND PROPERTY einkorn_headers ${headers})
   set_property(GLOBAL APPEND PROPERTY einkorn_bindings ${bindings})
   set_property(GLOBAL APPEND PROPERTY einkorn_modules ${modules})
   set_property(GLOBAL APPEND PROPERTY einkorn_tests ${tests})

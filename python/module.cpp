@@ -39,8 +39,9 @@ std::string run_job(const std::string& system_name, const std::string& job_name,
                     const std::string& options_json, bool force) {
   const System& system = find_system(system_name);
   const Job& job = find_job(system, job_name);
+  const app::Json words = app::Json::parse(options_json);
   std::map<std::string, OptionValue> given;
-  for (const auto& [name, value] : app::Json::parse(options_json).items()) {
+  for (const auto& [name, value] : words.items()) {
     given[name] = app::option_value_from(value);
   }
   const Options options(job.options, std::move(given), force);

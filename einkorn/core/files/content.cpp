@@ -124,7 +124,9 @@ std::filesystem::path checked_target(const OutputPath& output) {
   return target;
 }
 
-std::string system_message(int code) { return std::generic_category().message(code); }
+std::string system_message(int code) {
+  return std::generic_category().message(code);
+}
 
 TemporaryFile::TemporaryFile(const std::filesystem::path& target) : target_(target) {
   static std::atomic<unsigned> counter{0};
@@ -136,7 +138,7 @@ TemporaryFile::TemporaryFile(const std::filesystem::path& target) : target_(targ
   }
   if (descriptor_ < 0) fail(errno);
   struct stat status{};
-  if (::stat(target.c_str(), &status) == 0) ::fchmod(descriptor_, status.st_mode & 07777);
+  if (::stat(target.c_str(), &status) == 0) ::fchmod(descriptor_, status.st_mode & 0777);
 }
 
 TemporaryFile::~TemporaryFile() {

@@ -68,7 +68,8 @@ std::vector<double> CsvTable::numbers(const std::string& name, bool allow_empty)
     const std::string_view cell = trim(rows[i][position]);
     const auto value = cell.empty() ? std::numeric_limits<double>::quiet_NaN() : to_real(cell);
     if (!value || (std::isnan(*value) && !allow_empty)) {
-      const std::string row = i < lines.size() ? line_place(lines[i]) : fmt::format("row {}", i + 1);
+      const std::string row =
+          i < lines.size() ? line_place(lines[i]) : fmt::format("row {}", i + 1);
       throw BadFile(path, fmt::format("{}, column '{}'", row, excerpt(name)),
                     cell.empty() ? "empty, expected a number"
                                  : fmt::format("expected a number, got '{}'", excerpt(cell)));

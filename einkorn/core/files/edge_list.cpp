@@ -38,16 +38,16 @@ GraphFile parse_edge_list(const std::string& content, const std::string& path) {
     if (source.empty()) continue;
     const std::string_view target = take_word(rest);
     if (target.empty()) {
-      throw BadFile(path, line_place(lines.number()),
-                    fmt::format("expected two nodes and perhaps a weight, got only '{}'",
-                                excerpt(source)));
+      throw BadFile(
+          path, line_place(lines.number()),
+          fmt::format("expected two nodes and perhaps a weight, got only '{}'", excerpt(source)));
     }
     const std::string_view weight = take_word(rest);
     const std::string_view more = weight.empty() ? weight : take_word(rest);
     if (!more.empty()) {
-      throw BadFile(path, line_place(lines.number()),
-                    fmt::format("expected two nodes and perhaps a weight, then got '{}'",
-                                excerpt(more)));
+      throw BadFile(
+          path, line_place(lines.number()),
+          fmt::format("expected two nodes and perhaps a weight, then got '{}'", excerpt(more)));
     }
     Edge edge;
     edge.source = position_of(source);

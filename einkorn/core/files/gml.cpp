@@ -220,8 +220,8 @@ std::string GmlReader::scalar(const Token& value) const {
 std::int64_t GmlReader::integer(const Token& key, const Token& value) const {
   const auto number = value.kind == Token::Kind::word ? to_integer(value.text) : std::nullopt;
   if (!number) {
-    fail(value.position, fmt::format("expected a whole number as {}, got '{}'", key.text,
-                                     excerpt(value.text)));
+    fail(value.position,
+         fmt::format("expected a whole number as {}, got '{}'", key.text, excerpt(value.text)));
   }
   return *number;
 }

@@ -17,7 +17,8 @@ struct Edge {
   double weight = 1;
 };
 
-// A graph as its file tells it: self-loops, duplicates and direction are kept for the caller to judge.
+// A graph as its file tells it: self-loops, duplicates and direction are kept for the caller to
+// judge.
 struct GraphFile {
   bool directed = false;
   std::vector<std::string> nodes;  // names, as in the file

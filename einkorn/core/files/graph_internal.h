@@ -13,8 +13,8 @@
 
 namespace einkorn {
 
-// Node attributes while a file is read: only the cells that it fills. As whole columns they take one
-// cell a node, so a small file with many attributes could ask for any amount of memory.
+// Node attributes while a file is read: only the cells that it fills. As whole columns they take
+// one cell a node, so a small file with many attributes could ask for any amount of memory.
 class AttributeCells {
  public:
   // Nodes come in ascending order. False if the node has a value for the attribute already.

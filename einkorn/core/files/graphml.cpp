@@ -13,8 +13,8 @@
 namespace einkorn {
 namespace {
 
-// Pulls elements and text out of XML, one at a time. Comments and processing instructions are passed
-// over. There are no document types, hence no entities but the five that XML itself has.
+// Pulls elements and text out of XML, one at a time. Comments and processing instructions are
+// passed over. There are no document types, hence no entities but the five that XML itself has.
 class XmlReader {
  public:
   enum class Event { start, end, text, finish };
@@ -213,8 +213,8 @@ void GraphmlReader::read_node() {
       const std::size_t position = xml_.position();
       const Key& key = key_of_data();
       if (!attributes_.set(key.name, node, xml_.read_text())) {
-        xml_.fail(position, fmt::format("the attribute '{}' occurs twice in a node",
-                                        excerpt(key.name)));
+        xml_.fail(position,
+                  fmt::format("the attribute '{}' occurs twice in a node", excerpt(key.name)));
       }
     } else if (xml_.name() == "graph") {
       xml_.fail(xml_.position(), "graphs within nodes are not supported");
@@ -232,10 +232,10 @@ void GraphmlReader::read_edge() {
   edge.target = require_attribute("target");
   const auto directed = xml_.attribute("directed");
   if (directed && *directed != (graph_.directed ? "true" : "false")) {
-    xml_.fail(edge.position, fmt::format("directed is '{}' in a graph of {} edges, expected the same "
-                                         "direction for all",
-                                         excerpt(*directed),
-                                         graph_.directed ? "directed" : "undirected"));
+    xml_.fail(edge.position,
+              fmt::format("directed is '{}' in a graph of {} edges, expected the same "
+                          "direction for all",
+                          excerpt(*directed), graph_.directed ? "directed" : "undirected"));
   }
   std::optional<double> own_weight;
   while (next_child()) {
@@ -274,8 +274,8 @@ const GraphmlReader::Key& GraphmlReader::key_of_data() const {
   const std::string id = require_attribute("key");
   const auto found = keys_.find(id);
   if (found == keys_.end()) {
-    xml_.fail(xml_.position(), fmt::format("data of the key '{}', which is not declared before",
-                                           excerpt(id)));
+    xml_.fail(xml_.position(),
+              fmt::format("data of the key '{}', which is not declared before", excerpt(id)));
   }
   return found->second;
 }
@@ -289,8 +289,8 @@ double GraphmlReader::weight(std::string_view text, std::size_t position) const 
 std::string GraphmlReader::require_attribute(std::string_view name) const {
   auto value = xml_.attribute(name);
   if (!value) {
-    xml_.fail(xml_.position(), fmt::format("the element {} lacks its attribute {}",
-                                           excerpt(xml_.name()), name));
+    xml_.fail(xml_.position(),
+              fmt::format("the element {} lacks its attribute {}", excerpt(xml_.name()), name));
   }
   return *std::move(value);
 }
@@ -383,7 +383,9 @@ void XmlReader::read_attributes() {
     if (position_ == before_blanks) fail(position_, "expected a blank, '>' or '/>' in a tag");
     const std::size_t begin = position_;
     const std::string_view name = take_name();
-    if (attribute(name)) fail(begin, fmt::format("a second attribute {}", excerpt(name)));
+    if (std::ranges::find(attributes_, name, &Attribute::name) != attributes_.end()) {
+      fail(begin, fmt::format("a second attribute {}", excerpt(name)));
+    }
     if (attributes_.size() == most) fail(begin, fmt::format("more than {} attributes", most));
     skip_blanks();
     if (!at("=")) fail(position_, "expected '=' behind the name of an attribute");
@@ -409,10 +411,9 @@ void XmlReader::read_end() {
   if (!at(">")) fail(position_, "expected '>'");
   ++position_;
   if (open_.empty() || open_.back() != full_name) {
-    fail(event_position_,
-         open_.empty() ? fmt::format("</{}> closes nothing", excerpt(full_name))
-                       : fmt::format("expected </{}>, got </{}>", excerpt(open_.back()),
-                                     excerpt(full_name)));
+    fail(event_position_, open_.empty() ? fmt::format("</{}> closes nothing", excerpt(full_name))
+                                        : fmt::format("expected </{}>, got </{}>",
+                                                      excerpt(open_.back()), excerpt(full_name)));
   }
   name_ = without_prefix(full_name);
   open_.pop_back();
@@ -456,11 +457,12 @@ std::string_view XmlReader::take_section(std::string_view begin, std::string_vie
 }
 
 std::string_view XmlReader::take_name() {
-  const std::size_t end = std::min(content_.find_first_of(" \t\r\n/>=<\"'&", position_),
-                                   content_.size());
+  const std::size_t end =
+      std::min(content_.find_first_of(" \t\r\n/>=<\"'&", position_), content_.size());
   const std::string_view name = content_.substr(position_, end - position_);
   if (name.empty() || name[0] == '!' || name[0] == '?' || (name[0] >= '0' && name[0] <= '9')) {
-    fail(position_, fmt::format("expected a name, got '{}'", excerpt(content_.substr(position_, 8))));
+    fail(position_,
+         fmt::format("expected a name, got '{}'", excerpt(content_.substr(position_, 8))));
   }
   position_ = end;
   return name;

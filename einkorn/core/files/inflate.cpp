@@ -33,8 +33,7 @@ InflateResult inflate_stream(std::span<const std::byte> content, Wrapping wrappi
     }
     const std::size_t input = std::min(content.size() - consumed, largest_step);
     const std::size_t room = std::min(expanded.size() - produced, largest_step);
-    stream.next_in =
-        reinterpret_cast<Bytef*>(const_cast<std::byte*>(content.data())) + consumed;
+    stream.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(content.data())) + consumed;
     stream.avail_in = static_cast<uInt>(input);
     stream.next_out = reinterpret_cast<Bytef*>(expanded.data()) + produced;
     stream.avail_out = static_cast<uInt>(room);
@@ -58,8 +57,8 @@ std::size_t expansion_limit(std::size_t compressed_size, std::size_t limit) {
 
 bool is_gzip(std::span<const std::byte> content) {
   if (content.size() < 3) return false;
-  const bool magic = content[0] == std::byte{0x1f} && content[1] == std::byte{0x8b} &&
-                     content[2] == std::byte{8};
+  const bool magic =
+      content[0] == std::byte{0x1f} && content[1] == std::byte{0x8b} && content[2] == std::byte{8};
   // A safetensors file may begin with the same three bytes, as the length of its header; its ninth
   // byte opens the header, and no gzip writer has such a flag.
   return magic && !(content.size() > 8 && content[8] == std::byte{'{'});

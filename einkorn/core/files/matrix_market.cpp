@@ -72,7 +72,8 @@ void MatrixReader::read_banner() {
   const std::string field = lower_ascii(take_token(rest_));
   const std::string symmetry = lower_ascii(take_token(rest_));
   expect_line_end();
-  if (object != "matrix") fail(fmt::format("expected the object matrix, got '{}'", excerpt(object)));
+  if (object != "matrix")
+    fail(fmt::format("expected the object matrix, got '{}'", excerpt(object)));
   if (format != "coordinate" && format != "array") {
     fail(fmt::format("expected the format coordinate or array, got '{}'", excerpt(format)));
   }

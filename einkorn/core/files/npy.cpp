@@ -143,17 +143,13 @@ std::vector<std::byte> format_npy(const NpyArray& array) {
   header.append((alignment - unpadded % alignment) % alignment, ' ');
   header += '\n';
 
-  std::vector<std::byte> content;
-  content.reserve(before_header + header.size() + array.bytes.size());
-  const auto append = [&](std::string_view text) {
-    const auto bytes = std::as_bytes(std::span(text));
-    content.insert(content.end(), bytes.begin(), bytes.end());
-  };
-  append(magic);
-  append(std::string_view("\x01\x00", 2));
-  append_little_endian(content, header.size(), 2);
-  append(header);
-  content.insert(content.end(), array.bytes.begin(), array.bytes.end());
+  std::string start(magic);
+  start += {'\x01', '\x00', static_cast<char>(header.size() & 0xff),
+            static_cast<char>(header.size() >> 8)};
+  start += header;
+  std::vector<std::byte> content(start.size() + array.bytes.size());
+  std::memcpy(content.data(), start.data(), start.size());
+  std::copy(array.bytes.begin(), array.bytes.end(), content.begin() + std::ssize(start));
   return content;
 }
 
@@ -171,16 +167,17 @@ NpyArray parse(std::span<const std::byte> content, const std::string& path,
   const auto fail = [&](std::size_t position, const std::string& problem) {
     throw BadFile(path, fmt::format("{}byte {}", prefix, position), problem);
   };
-  if (!bytes) fail(header.end, fmt::format("the shape ({}) is too large to be true",
-                                           fmt::join(array.shape, ", ")));
+  if (!bytes)
+    fail(header.end,
+         fmt::format("the shape ({}) is too large to be true", fmt::join(array.shape, ", ")));
   const std::size_t present = content.size() - header.end;
   if (present < *bytes) {
-    fail(content.size(), fmt::format("the data end too early: expected {} bytes, got {}", *bytes,
-                                     present));
+    fail(content.size(),
+         fmt::format("the data end too early: expected {} bytes, got {}", *bytes, present));
   }
   if (present > *bytes) {
-    fail(header.end + *bytes, fmt::format("{} bytes behind the end of the array, expected none",
-                                          present - *bytes));
+    fail(header.end + *bytes,
+         fmt::format("{} bytes behind the end of the array, expected none", present - *bytes));
   }
   const auto data = content.subspan(header.end);
   array.bytes.assign(data.begin(), data.end());
@@ -248,8 +245,8 @@ void HeaderReader::read_dictionary() {
       once(has_shape, position);
       read_shape();
     } else {
-      fail(position, fmt::format("expected the key descr, fortran_order or shape, got '{}'",
-                                 excerpt(key)));
+      fail(position,
+           fmt::format("expected the key descr, fortran_order or shape, got '{}'", excerpt(key)));
     }
     if (!take(',')) {
       expect('}');
@@ -264,7 +261,8 @@ void HeaderReader::read_dictionary() {
 void HeaderReader::read_type() {
   skip_blanks();
   const std::size_t position = position_;
-  if (take('[')) fail(position, "structured dtypes are not supported, expected a plain number type");
+  if (take('['))
+    fail(position, "structured dtypes are not supported, expected a plain number type");
   const std::string_view name = read_string();
   std::string_view rest = name;
   char order = '=';
@@ -328,7 +326,8 @@ std::int64_t HeaderReader::read_dimension() {
   const char* begin = text_.data() + position_;
   const auto [stop, code] = std::from_chars(begin, text_.data() + text_.size(), value);
   if (code == std::errc::result_out_of_range) fail(position_, "a dimension too large to be true");
-  if (code != std::errc() || value < 0) fail(position_, "expected a dimension, a whole number >= 0");
+  if (code != std::errc() || value < 0)
+    fail(position_, "expected a dimension, a whole number >= 0");
   position_ += static_cast<std::size_t>(stop - begin);
   // Python 2 wrote long integers with an L.
   if (position_ < text_.size() && text_[position_] == 'L') ++position_;

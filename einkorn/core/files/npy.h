@@ -39,8 +39,8 @@ std::map<std::string, NpyArray> read_npz(const std::filesystem::path& path);
 // Row-major f64.
 NpyArray npy_from_doubles(std::span<const double> values, std::vector<std::int64_t> shape);
 
-// The content of a file, npz with stored members as numpy.savez has them. Throws InvalidArgument for
-// arrays whose type NumPy has no name for or whose bytes do not fit their shape.
+// The content of a file, npz with stored members as numpy.savez has them. Throws InvalidArgument
+// for arrays whose type NumPy has no name for or whose bytes do not fit their shape.
 std::vector<std::byte> format_npy(const NpyArray& array);
 std::vector<std::byte> format_npz(const std::map<std::string, NpyArray>& arrays);
 

@@ -110,9 +110,9 @@ SafetensorsFile parse_safetensors(std::span<const std::byte> content, const std:
                               length, longest_header));
   }
   if (length > rest.size()) {
-    throw BadFile(path, fmt::format("byte {}", content.size()),
-                  fmt::format("the header ends too early: expected {} bytes, got {}", length,
-                              rest.size()));
+    throw BadFile(
+        path, fmt::format("byte {}", content.size()),
+        fmt::format("the header ends too early: expected {} bytes, got {}", length, rest.size()));
   }
   const std::string_view header(reinterpret_cast<const char*>(rest.data()), length);
   if (!header.starts_with('{')) {
@@ -152,9 +152,9 @@ std::vector<std::byte> format_safetensors(const SafetensorsFile& file) {
   for (const auto* named : order) {
     const SafetensorsEntry& entry = named->second;
     const std::size_t end = offset + entry.bytes.size();
-    members.push_back(fmt::format(
-        "{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
-        nlohmann::json(named->first).dump(), entry.dtype, fmt::join(entry.shape, ","), offset, end));
+    members.push_back(fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
+                                  nlohmann::json(named->first).dump(), entry.dtype,
+                                  fmt::join(entry.shape, ","), offset, end));
     offset = end;
   }
   std::string text = fmt::format("{{{}}}", fmt::join(members, ","));
@@ -213,9 +213,9 @@ bool HeaderHandler::start_object(std::size_t) {
 
 bool HeaderHandler::key(string_t& name) {
   if (level_ == Level::tensor && name != "dtype" && name != "shape" && name != "data_offsets") {
-    throw BadFile(path_, tensor_place(descriptions_.back().name),
-                  fmt::format("expected the keys dtype, shape and data_offsets, got '{}'",
-                              excerpt(name)));
+    throw BadFile(
+        path_, tensor_place(descriptions_.back().name),
+        fmt::format("expected the keys dtype, shape and data_offsets, got '{}'", excerpt(name)));
   }
   key_ = name;
   if (level_ == Level::header && !names_.insert(name).second) fail("a name that occurs twice");
@@ -307,9 +307,9 @@ void check_buffer(std::vector<Description>& descriptions, std::size_t buffer_siz
     filled = (*description.offsets)[1];
   }
   if (filled != buffer_size) {
-    throw BadFile(path, "",
-                  fmt::format("{} bytes behind the header, but its tensors take {}", buffer_size,
-                              filled));
+    throw BadFile(
+        path, "",
+        fmt::format("{} bytes behind the header, but its tensors take {}", buffer_size, filled));
   }
 }
 

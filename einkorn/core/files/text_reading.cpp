@@ -108,8 +108,7 @@ std::optional<std::string> resolve_reference(std::string_view reference) {
   if (hexadecimal) reference.remove_prefix(1);
   std::uint32_t number = 0;
   const char* end = reference.data() + reference.size();
-  const auto [stop, code] =
-      std::from_chars(reference.data(), end, number, hexadecimal ? 16 : 10);
+  const auto [stop, code] = std::from_chars(reference.data(), end, number, hexadecimal ? 16 : 10);
   if (code != std::errc() || stop != end || number == 0 || !is_scalar_value(number)) {
     return std::nullopt;
   }
@@ -126,7 +125,8 @@ std::string excerpt(std::string_view text) {
     const std::string_view before = text;
     const auto character = take_character(text);
     if (!character) text.remove_prefix(1);
-    const bool control = character && (*character < 0x20 || (*character >= 0x7F && *character < 0xA0));
+    const bool control =
+        character && (*character < 0x20 || (*character >= 0x7F && *character < 0xA0));
     if (!character || control) {
       shown += '?';
     } else {
@@ -136,7 +136,9 @@ std::string excerpt(std::string_view text) {
   return shown;
 }
 
-std::string line_place(std::size_t line) { return fmt::format("line {}", line); }
+std::string line_place(std::size_t line) {
+  return fmt::format("line {}", line);
+}
 
 std::size_t line_at(std::string_view content, std::size_t position) {
   const auto begin = content.begin();

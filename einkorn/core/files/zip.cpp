@@ -23,7 +23,7 @@ constexpr std::size_t central_size = 46;
 constexpr std::size_t end_size = 22;
 constexpr std::size_t wide_end_size = 56;
 constexpr std::size_t wide_locator_size = 20;
-constexpr std::uint64_t saturated = 0xFFFFFFFF;       // "see the 64-bit field"
+constexpr std::uint64_t saturated = 0xFFFFFFFF;  // "see the 64-bit field"
 constexpr std::uint64_t saturated_count = 0xFFFF;
 constexpr std::uint64_t wide_extra = 1;
 constexpr std::uint64_t encrypted_flag = 1;
@@ -278,14 +278,15 @@ Record ZipReader::take_record(Fields& directory, std::size_t position) const {
   }
   if ((flags & encrypted_flag) != 0) fail(record.entry, "is encrypted");
   if (record.method != method_stored && record.method != method_deflated) {
-    fail(record.entry, fmt::format("compression method {}, expected stored (0) or deflated (8)",
-                                   record.method));
+    fail(record.entry,
+         fmt::format("compression method {}, expected stored (0) or deflated (8)", record.method));
   }
   record.entry.deflated = record.method == method_deflated;
   return record;
 }
 
-// Replaces saturated fields by those of the zip64 extra field, which holds only these, in this order.
+// Replaces saturated fields by those of the zip64 extra field, which holds only these, in this
+// order.
 void ZipReader::widen(Record& record, Fields extra, std::size_t position) const {
   std::vector<std::uint64_t*> missing;
   for (std::uint64_t* field : {&record.size, &record.packed_size, &record.offset}) {

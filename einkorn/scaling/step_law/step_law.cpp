@@ -244,11 +244,10 @@ std::vector<double> smooth_losses(std::span<const double> losses, std::int64_t l
     weights[static_cast<std::size_t>(k)] = std::exp(-0.5 * z * z);
     total += (k == 0 ? 1 : 2) * weights[static_cast<std::size_t>(k)];
   }
-  // d c b a | a b c d | d c b a, repeated as often as a short log needs.
+  // d c b a | a b c d | d c b a; the kernel is far shorter than the log, so one fold is enough.
   const auto mirrored = [&](std::int64_t i) {
-    const std::int64_t period = 2 * size;
-    const std::int64_t folded = ((i % period) + period) % period;
-    return losses[static_cast<std::size_t>(folded < size ? folded : period - 1 - folded)];
+    const std::int64_t folded = i < 0 ? -1 - i : i < size ? i : 2 * size - 1 - i;
+    return losses[static_cast<std::size_t>(folded)];
   };
   std::vector<double> smooth(losses.size());
   for (std::int64_t i = 0; i < size; ++i) {

@@ -1,5 +1,5 @@
-// What the fuzz targets share. A target lets a parser read anything: it may throw BadFile and nothing
-// else. What it reads, the writer must write so that the parser reads the same again.
+// What the fuzz targets share. A target lets a parser read anything: it may throw BadFile and
+// nothing else. What it reads, the writer must write so that the parser reads the same again.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-"""Writes seeds for the fuzz targets: make_corpus.py FOLDER makes FOLDER/<format>/<seed> for each."""
+"""Writes seeds for the fuzz targets: `make_corpus.py FOLDER` makes FOLDER/<format>/<seed>."""
 
 import gzip
 import io
@@ -11,8 +11,8 @@ from pathlib import Path
 
 def npy(descr, shape, data=b"", *, version=1, fortran=False, text=None):
     """An .npy file; text replaces the header's dictionary."""
-    header = text if text is not None else repr({"descr": descr, "fortran_order": fortran, "shape": shape})
-    encoded = header.encode() + b"\n"
+    header = repr({"descr": descr, "fortran_order": fortran, "shape": shape})
+    encoded = (text or header).encode() + b"\n"
     length = struct.pack("<H" if version == 1 else "<I", len(encoded))
     return b"\x93NUMPY" + bytes([version, 0]) + length + encoded + data
 
@@ -33,7 +33,8 @@ def npy_seeds():
     yield "structured", npy([("a", "<f8")], (1,), bytes(8))
     yield "huge_shape", npy("<f8", (1 << 62, 4))
     yield "empty_huge_shape", npy("<f8", (0, 1 << 62, 1 << 62))
-    yield "python_2", npy("", (), bytes(8), text="{'shape': (1L,), 'fortran_order': False, 'descr': '<f8', }")
+    python_2 = "{'shape': (1L,), 'fortran_order': False, 'descr': '<f8', }"
+    yield "python_2", npy("", (), bytes(8), text=python_2)
 
 
 def zip_seeds():
@@ -75,11 +76,17 @@ def zip_seeds():
         archive.writestr("x.npy", array)
     yield "bzip2", out.getvalue()
     yield "empty", b"PK\x05\x06" + bytes(18)
-    yield "zip64_end", (
-        b"PK\x06\x06" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, 0, 0, 0, 0)
-        + b"PK\x06\x07" + struct.pack("<IQI", 0, 0, 1)
-        + b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
-    )  # fmt: skip
+    yield (
+        "zip64_end",
+        b"".join(
+            (
+                b"PK\x06\x06" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, 0, 0, 0, 0),
+                b"PK\x06\x07" + struct.pack("<IQI", 0, 0, 1),
+                b"PK\x05\x06"
+                + struct.pack("<HHHHIIH", 0, 0, 0xFFFF, 0xFFFF, 2**32 - 1, 2**32 - 1, 0),
+            )
+        ),
+    )
 
 
 def gzip_seeds():
@@ -110,41 +117,81 @@ def edge_list_seeds():
 
 
 def gml_seeds():
-    yield "plain", b'graph [ directed 1 node [ id 1 label "a" gt 0 ] node [ id 2 ] edge [ source 1 target 2 weight 0.5 ] ]'
-    yield "references", b'Creator "me"\n# comment\ngraph [\nnode [ id 7 label "&#228; &amp; &quot;&nope;" x "two\nlines" ]\n]\n'
-    yield "lists", b'Version 1 graph [ node [ id 0 graphics [ x 1.0 [ ] fill "#FFF" ] ] edge [ source 0 target 0 value 3 ] ]'
+    yield (
+        "plain",
+        (
+            b'graph [ directed 1 node [ id 1 label "a" gt 0 ] node [ id 2 ] '
+            b"edge [ source 1 target 2 weight 0.5 ] ]"
+        ),
+    )
+    yield (
+        "references",
+        (
+            b'Creator "me"\n# comment\ngraph [\n'
+            b'node [ id 7 label "&#228; &amp; &quot;&nope;" x "two\nlines" ]\n]\n'
+        ),
+    )
+    yield (
+        "lists",
+        (
+            b'Version 1 graph [ node [ id 0 graphics [ x 1.0 [ ] fill "#FFF" ] ] '
+            b"edge [ source 0 target 0 value 3 ] ]"
+        ),
+    )
     yield "missing_node", b"graph [ node [ id 0 ] edge [ source 0 target 1 ] ]"
-    yield "many_attributes", b"graph [ %s ]" % b" ".join(b"node [ id %d a%d 1 ]" % (i, i) for i in range(20))
+    nodes = b" ".join(b"node [ id %d a%d 1 ]" % (i, i) for i in range(20))
+    yield "many_attributes", b"graph [ %s ]" % nodes
+
+
+def graphml(inner):
+    return (
+        b'<?xml version="1.0" encoding="UTF-8"?>\n'
+        b'<graphml xmlns="http://graphml.graphdrawing.org/xmlns">' + inner + b"</graphml>"
+    )
 
 
 def graphml_seeds():
-    def document(inner):
-        return b'<?xml version="1.0" encoding="UTF-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">' + inner + b"</graphml>"
-
-    yield "plain", document(
-        b'<key id="d0" for="node" attr.name="gt" attr.type="int"><default>0</default></key>'
-        b'<key id="d1" for="edge" attr.name="weight" attr.type="double"/>'
-        b'<graph id="G" edgedefault="undirected"><node id="a"><data key="d0">1</data></node><node id="b"/>'
-        b'<edge source="a" target="b"><data key="d1">0.5</data></edge></graph>'
+    yield (
+        "plain",
+        graphml(
+            b'<key id="d0" for="node" attr.name="gt" attr.type="int"><default>0</default></key>'
+            b'<key id="d1" for="edge" attr.name="weight" attr.type="double"/>'
+            b'<graph id="G" edgedefault="undirected">'
+            b'<node id="a"><data key="d0">1</data></node><node id="b"/>'
+            b'<edge source="a" target="b"><data key="d1">0.5</data></edge></graph>'
+        ),
     )
-    yield "characters", document(
-        b'<!-- <graph> --><key id="k"/><graph edgedefault="directed">'
-        b"<node id='&lt;&#228;&#x41;'><data key='k'><![CDATA[<&>]]> &amp; <x:y xmlns:x='z'><w/></x:y></data></node></graph>"
+    yield (
+        "characters",
+        graphml(
+            b'<!-- <graph> --><key id="k"/><graph edgedefault="directed">'
+            b"<node id='&lt;&#228;&#x41;'><data key='k'><![CDATA[<&>]]> &amp; "
+            b"<x:y xmlns:x='z'><w/></x:y></data></node></graph>"
+        ),
     )
-    yield "document_type", b'<!DOCTYPE x [<!ENTITY a "b">]>' + document(b'<graph edgedefault="directed"/>')
-    yield "nested", document(b'<graph edgedefault="directed"><node id="a"><graph edgedefault="directed"/></node></graph>')
+    yield "document_type", b'<!DOCTYPE x [<!ENTITY a "b">]>' + graphml(b"")
+    yield (
+        "nested",
+        graphml(
+            b'<graph edgedefault="directed"><node id="a"><graph edgedefault="directed"/></node>'
+            b"</graph>"
+        ),
+    )
     yield "deep", b"<a>" * 100
 
 
 def matrix_market_seeds():
-    yield "general", b"%%MatrixMarket matrix coordinate real general\n% comment\n3 3 2\n1 2 0.5\n2 3 1\n"
-    yield "symmetric", b"%%MatrixMarket matrix coordinate pattern symmetric\n3 3 3\n2 1\n3 2\n2 1\n"
-    yield "integer", b"%%MatrixMarket matrix coordinate integer general\n2 2 1\n1 1 -3\n"
-    yield "array", b"%%MatrixMarket matrix array real general\n2 2\n0\n1\n2.5\n0\n"
-    yield "symmetric_array", b"%%MatrixMarket matrix array real symmetric\n2 2\n0\n1\n0\n"
-    yield "skew", b"%%MatrixMarket matrix coordinate real skew-symmetric\n2 2 1\n2 1 1\n"
-    yield "complex", b"%%MatrixMarket matrix coordinate complex general\n1 1 1\n1 1 1 0\n"
-    yield "huge", b"%%MatrixMarket matrix coordinate pattern general\n1000000000000 1000000000000 0\n"
+    for kind, rest in (
+        ("coordinate real general", b"% comment\n3 3 2\n1 2 0.5\n2 3 1\n"),
+        ("coordinate pattern symmetric", b"3 3 3\n2 1\n3 2\n2 1\n"),
+        ("coordinate integer general", b"2 2 1\n1 1 -3\n"),
+        ("array real general", b"2 2\n0\n1\n2.5\n0\n"),
+        ("array real symmetric", b"2 2\n0\n1\n0\n"),
+        ("coordinate real skew-symmetric", b"2 2 1\n2 1 1\n"),
+        ("coordinate complex general", b"1 1 1\n1 1 1 0\n"),
+        ("coordinate pattern general", b"1000000000000 1000000000000 0\n"),
+    ):
+        yield kind.replace(" ", "_"), b"%%MatrixMarket matrix " + kind.encode() + b"\n" + rest
 
 
 def safetensors(header, data=b""):
@@ -152,21 +199,29 @@ def safetensors(header, data=b""):
     return struct.pack("<Q", len(text)) + text + data
 
 
+def tensor(dtype, shape, begin, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
 def safetensors_seeds():
-    yield "two", safetensors(
-        {
-            "__metadata__": {"format": "pt"},
-            "a": {"dtype": "F32", "shape": [2, 1], "data_offsets": [0, 8]},
-            "b": {"dtype": "U8", "shape": [3], "data_offsets": [8, 11]},
-        },
-        bytes(range(11)),
+    yield (
+        "two",
+        safetensors(
+            {
+                "__metadata__": {"format": "pt"},
+                "a": tensor("F32", [2, 1], 0, 8),
+                "b": tensor("U8", [3], 8, 11),
+            },
+            bytes(range(11)),
+        ),
     )
     yield "empty", safetensors({})
-    yield "empty_tensor", safetensors({"a": {"dtype": "BF16", "shape": [0], "data_offsets": [0, 0]}})
-    yield "scalar", safetensors({"ä": {"dtype": "I64", "shape": [], "data_offsets": [0, 8]}}, bytes(8))
+    yield "empty_tensor", safetensors({"a": tensor("BF16", [0], 0, 0)})
+    yield "scalar", safetensors({"ä": tensor("I64", [], 0, 8)}, bytes(8))
     yield "padded", safetensors(b"{}      ")
-    yield "duplicate", safetensors(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{}}', b"\0")
-    yield "overlap", safetensors({n: {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]} for n in "ab"}, b"\0")
+    twice = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{}}'
+    yield "duplicate", safetensors(twice, b"\0")
+    yield "overlap", safetensors({name: tensor("U8", [1], 0, 1) for name in "ab"}, b"\0")
     yield "huge_header", struct.pack("<Q", 1 << 40) + b"{}"
 
 

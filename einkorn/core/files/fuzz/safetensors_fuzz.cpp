@@ -5,7 +5,8 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace einkorn;
-  const auto file = parsed_or_nothing([&] { return parse_safetensors(as_span(data, size), "fuzz"); });
+  const auto file =
+      parsed_or_nothing([&] { return parse_safetensors(as_span(data, size), "fuzz"); });
   if (!file) return 0;
   const SafetensorsFile again = parse_safetensors(format_safetensors(*file), "fuzz");
   must_hold(again.metadata == file->metadata);

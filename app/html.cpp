@@ -32,13 +32,14 @@ table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { padding: .35rem .7rem .35rem 0; text-align: left; vertical-align: top;
          border-bottom: 1px solid var(--line); }
 th { font-weight: 600; white-space: nowrap; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .pass { color: var(--good); font-weight: 700; }
 .fail { color: var(--bad); font-weight: 700; }
 .note { background: var(--card); border-left: 3px solid var(--line); padding: .5rem .8rem; margin: .6rem 0; }
+table.summary td:first-child { white-space: nowrap; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
 .plots figure { margin: 0; }
-.plots svg { width: 100%; height: auto; color: var(--ink); }
+.plots svg { width: 100%; max-width: 44rem; height: auto; color: var(--ink); }
 @media (max-width: 40rem) {
   table.summary thead { display: none; }
   table.summary tr { display: block; border-bottom: 1px solid var(--line); padding: .6rem 0; }
@@ -122,8 +123,12 @@ std::string html(const Table& table) {
   std::string text;
   if (!table.title.empty()) text += fmt::format("<h3>{}</h3>\n", escaped(table.title));
   text += "<div class=\"scroll\"><table><thead><tr>";
-  for (const std::string& column : table.columns)
-    text += fmt::format("<th>{}</th>", escaped(column));
+  for (std::size_t c = 0; c < table.columns.size(); ++c) {
+    const bool numbers =
+        !table.rows.empty() && !std::holds_alternative<std::string>(table.rows.front()[c]);
+    text +=
+        fmt::format("<th{}>{}</th>", numbers ? " class=\"number\"" : "", escaped(table.columns[c]));
+  }
   text += "</tr></thead><tbody>\n";
   for (const auto& row : table.rows) {
     text += "<tr>";
@@ -159,7 +164,8 @@ std::string html(const std::vector<std::string>& notes) {
 
 std::string checks_table(const std::vector<Check>& checks) {
   std::string text =
-      "<div class=\"scroll\"><table><thead><tr><th>figure</th><th>measured</th><th>expected</th>"
+      "<div class=\"scroll\"><table><thead><tr><th>figure</th><th class=\"number\">measured</th>"
+      "<th class=\"number\">expected</th>"
       "<th></th></tr></thead><tbody>\n";
   for (const Check& check : checks) {
     text += fmt::format(

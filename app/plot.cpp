@@ -99,7 +99,7 @@ std::string style_of(const Series& series) {
 
 std::string script_for(const Plot& plot) {
   std::string script =
-      "set terminal svg size 640,400 dynamic noenhanced font 'sans-serif,13'\n"
+      "set terminal svg size 520,360 dynamic noenhanced font 'sans-serif,14'\n"
       "set grid\nset border 3\nset tics nomirror\nset key outside below\n";
   script += fmt::format("set title {}\nset xlabel {}\nset ylabel {}\n", quoted(plot.title),
                         quoted(plot.x_label), quoted(plot.y_label));

@@ -36,7 +36,7 @@ list(FILTER core_tests EXCLUDE REGEX "(tensor|machine|trace|python_peer|registry
 add_executable(test_sanitized ${core_tests} ${file_tests})
 target_include_directories(test_sanitized SYSTEM PRIVATE ${RAPIDCHECK_INCLUDE_DIR})
 target_link_libraries(test_sanitized PRIVATE einkorn_core GTest::gtest_main GTest::gmock ${RAPIDCHECK_LIBRARY})
-gtest_discover_tests(test_sanitized PROPERTIES TIMEOUT 600)
+gtest_discover_tests(test_sanitized NO_PRETTY_VALUES PROPERTIES TIMEOUT 600)
 
 file(GLOB fuzz_sources CONFIGURE_DEPENDS ${core}/files/fuzz/*_fuzz.cpp)
 foreach(source IN LISTS fuzz_sources)

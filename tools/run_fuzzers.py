@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
-    build = Path(sys.argv[1])
+    build = Path(sys.argv[1]).resolve()
     seconds = int(sys.argv[2]) if len(sys.argv) > 2 else 10
     failed = subprocess.run(
         ["ctest", "--test-dir", str(build), "--output-on-failure", "--no-tests=error", "-j", "2"]

@@ -351,6 +351,8 @@ LawFit fit_law(const std::vector<Run>& runs, const FitOptions& options, const Pr
           options.resamples);
   require(options.sequence_length >= 1, "sequence_length: expected a whole number >= 1, got {}",
           options.sequence_length);
+  // Draws are numbered by 32-bit words.
+  require(runs.size() < (std::size_t{1} << 31), "runs: more than 2^31 are not supported");
   const auto groups = group_runs(runs);
   const std::vector<Run> kept = near_best(groups, options.threshold);
   std::set<std::pair<double, double>> places;

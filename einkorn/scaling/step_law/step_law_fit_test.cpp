@@ -118,15 +118,17 @@ TEST(FitLaw, RefusesWhatDeterminesNothing) {
 TEST(Landscape, RecoversAKnownQuadratic) {
   for (const RunGroup& group : group_runs(runs_of_a_known_law(known))) {
     const Landscape landscape = fit_landscape(group, 2048, 10);
-    const Answer optimum = {std::exp(1.0 - 0.6 * std::log(group.params) + 0.25 * std::log(group.tokens)),
-                            std::exp(-0.7 + 0.55 * std::log(group.tokens))};
+    const Answer optimum = {
+        std::exp(1.0 - 0.6 * std::log(group.params) + 0.25 * std::log(group.tokens)),
+        std::exp(-0.7 + 0.55 * std::log(group.tokens))};
     EXPECT_NEAR(landscape.learning_rate / *optimum.learning_rate, 1, 1e-9);
     EXPECT_NEAR(landscape.batch_tokens / *optimum.batch_tokens, 1, 1e-9);
     EXPECT_NEAR(landscape.loss, 2.5, 1e-10);
     EXPECT_NEAR(landscape.hessian[0], 0.04, 1e-9);
     EXPECT_NEAR(landscape.hessian[1], 0.01, 1e-9);
     EXPECT_NEAR(landscape.hessian[2], 0.06, 1e-9);
-    EXPECT_NEAR(landscape.excess(landscape.learning_rate * std::exp(1), landscape.batch_tokens), 0.02, 1e-9);
+    EXPECT_NEAR(landscape.excess(landscape.learning_rate * std::exp(1), landscape.batch_tokens),
+                0.02, 1e-9);
     const double x = std::log(1e-3);
     const double y = std::log(3e5);
     const auto& c = landscape.coefficients;
@@ -242,11 +244,10 @@ TEST_F(PublishedRuns, LandscapesAndMinima) {
     double params, tokens, loss, lr, batch, landscape_loss;
     std::int64_t count;
   };
-  const Expected expected[] = {
-      {214663680, 4e9, 2.621446, 1.8319e-3, 177334, 2.62458, 35},
-      {536872960, 1e10, 0, 1.0420e-3, 258413, 0, 41},
-      {1073741824, 2e10, 2.225496, 8.2770e-4, 342316, 2.22747, 60},
-      {268304384, 8e10, 2.304973, 2.6302e-3, 943431, 0, 80}};
+  const Expected expected[] = {{214663680, 4e9, 2.621446, 1.8319e-3, 177334, 2.62458, 35},
+                               {536872960, 1e10, 0, 1.0420e-3, 258413, 0, 41},
+                               {1073741824, 2e10, 2.225496, 8.2770e-4, 342316, 2.22747, 60},
+                               {268304384, 8e10, 2.304973, 2.6302e-3, 943431, 0, 80}};
   int found = 0;
   for (const RunGroup& group : group_runs(runs_)) {
     for (const Expected& one : expected) {
@@ -287,7 +288,8 @@ TEST_F(PublishedRuns, BundledTableMatches) {
 TEST_F(PublishedRuns, LossLaw) {
   const LossLaw law = fit_loss_law(group_runs(runs_));
   EXPECT_NEAR(law.objective, 4.053249e-5, 1e-10);
-  EXPECT_NEAR(law.predict(1e9, 1e10), 1.00207 + 0.90625 + 0.73441 * std::pow(10.0, -0.294513), 1e-3);
+  EXPECT_NEAR(law.predict(1e9, 1e10), 1.00207 + 0.90625 + 0.73441 * std::pow(10.0, -0.294513),
+              1e-3);
 }
 
 // The spec's figures are those of the rounded constants; the released ones score 0.0986 %.

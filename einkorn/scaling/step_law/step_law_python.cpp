@@ -13,8 +13,7 @@ namespace py = pybind11;
 Constants constants_named(const std::string& name) {
   if (name == "released") return Constants::released;
   if (name == "paper") return Constants::paper;
-  throw InvalidArgument(
-      fmt::format("constants: expected one of released, paper, got '{}'", name));
+  throw InvalidArgument(fmt::format("constants: expected one of released, paper, got '{}'", name));
 }
 
 py::object pair_or_none(const std::optional<Band>& band) {
@@ -26,9 +25,9 @@ py::dict suggest_for_python(double params, double tokens, const std::string& law
                             const std::string& constants, std::int64_t sequence_length,
                             std::int64_t round_sequences_to, std::optional<double> flops,
                             std::optional<double> loss) {
-  const Suggestion found = suggest(
-      params, tokens,
-      {parse_law(law), constants_named(constants), sequence_length, round_sequences_to, flops, loss});
+  const Suggestion found = suggest(params, tokens,
+                                   {parse_law(law), constants_named(constants), sequence_length,
+                                    round_sequences_to, flops, loss});
   py::dict result;
   result["learning_rate"] = found.learning_rate;
   result["batch_tokens"] = found.batch_tokens;
@@ -103,10 +102,10 @@ std::vector<double> smooth_for_python(const at::Tensor& losses, std::int64_t log
 
 void bind(py::module_& module) {
   module.def("suggest", &suggest_for_python);
-  module.def("learning_rate", [](const at::Tensor& params, const at::Tensor& tokens,
-                                 const std::string& constants) {
-    return learning_rate(params, tokens, constants_named(constants));
-  });
+  module.def("learning_rate",
+             [](const at::Tensor& params, const at::Tensor& tokens, const std::string& constants) {
+               return learning_rate(params, tokens, constants_named(constants));
+             });
   module.def("batch_tokens", [](const at::Tensor& tokens, const std::string& constants) {
     return batch_tokens(tokens, constants_named(constants));
   });

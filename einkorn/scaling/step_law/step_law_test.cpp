@@ -99,8 +99,8 @@ TEST(Laws, FormulasAtOnePoint) {
   const Answer deepseek = evaluate(Law::deepseek, {params, tokens, 2e9});
   EXPECT_NEAR(*deepseek.learning_rate, 0.3188 * std::pow(1.6e20, -0.125), 1e-12);
   EXPECT_NEAR(*deepseek.batch_tokens / (0.2920 * std::pow(1.6e20, 0.3271)), 1, 1e-12);
-  EXPECT_NEAR(*evaluate(Law::porian, {params, tokens}).learning_rate,
-              3.7 * std::pow(params, -0.36), 1e-12);
+  EXPECT_NEAR(*evaluate(Law::porian, {params, tokens}).learning_rate, 3.7 * std::pow(params, -0.36),
+              1e-12);
 }
 
 TEST(Laws, FlopsPerTokenDoesNotOverflowIntegers) {
@@ -158,7 +158,8 @@ TEST(SmoothLosses, KeepsConstantsAndTheMean) {
   EXPECT_NEAR(smooth_sum, sum, 1e-9) << "a mirrored boundary preserves the sum";
 }
 
-// scipy.ndimage.gaussian_filter1d(x, 3, mode="reflect", truncate=4) of x_i = (i mod 7)^2, 300 entries.
+// scipy.ndimage.gaussian_filter1d(x, 3, mode="reflect", truncate=4) of x_i = (i mod 7)^2, 300
+// entries.
 TEST(SmoothLosses, AgreesWithTheReferenceFilter) {
   std::vector<double> losses(300);
   for (std::size_t i = 0; i < losses.size(); ++i) {

@@ -26,8 +26,7 @@ std::string message_of(const std::function<void()>& call) {
 std::vector<Option> declared() {
   return {real("bandwidth").above(0).otherwise(0.3).help("width"),
           integer("count").between(1, 10).required().help("how many"),
-          choice("kind", {"gauss", "laplace"}).otherwise("gauss"),
-          reals("weights").at_least(0),
+          choice("kind", {"gauss", "laplace"}).otherwise("gauss"), reals("weights").at_least(0),
           flag("fast")};
 }
 
@@ -51,7 +50,8 @@ TEST(Options, ParsesWhatPeopleType) {
 
 TEST(Options, RefusesValuesOutsideTheirRangeAndNamesIt) {
   const Option width = real("bandwidth").above(0);
-  EXPECT_THAT(message_of([&] { width.parse("0"); }), HasSubstr("--bandwidth: expected a number > 0"));
+  EXPECT_THAT(message_of([&] { width.parse("0"); }),
+              HasSubstr("--bandwidth: expected a number > 0"));
   EXPECT_THAT(message_of([&] { width.parse("nan"); }), HasSubstr("expected a number > 0"));
   EXPECT_THAT(message_of([&] { width.parse("inf"); }), HasSubstr("expected a number > 0"));
   EXPECT_THAT(message_of([&] { width.parse("3x"); }), HasSubstr("got '3x'"));
@@ -85,8 +85,8 @@ TEST(Options, RefusesWrongTypes) {
 class OptionsFiles : public ::testing::Test {
  protected:
   void SetUp() override {
-    folder_ = std::filesystem::temp_directory_path() /
-              ("einkorn-options-" + std::to_string(::getpid()));
+    folder_ =
+        std::filesystem::temp_directory_path() / ("einkorn-options-" + std::to_string(::getpid()));
     std::filesystem::create_directory(folder_);
     std::ofstream(folder_ / "there.txt") << "x";
   }

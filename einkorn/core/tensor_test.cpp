@@ -13,8 +13,8 @@ namespace {
 class TensorFiles : public ::testing::Test {
  protected:
   void SetUp() override {
-    folder_ = std::filesystem::temp_directory_path() /
-              ("einkorn-tensor-" + std::to_string(::getpid()));
+    folder_ =
+        std::filesystem::temp_directory_path() / ("einkorn-tensor-" + std::to_string(::getpid()));
     std::filesystem::create_directory(folder_);
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }

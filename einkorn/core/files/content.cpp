@@ -120,7 +120,7 @@ std::filesystem::path checked_target(const OutputPath& output) {
   if (!std::filesystem::is_regular_file(status)) {
     throw BadFile(path, "", "is not a regular file, which alone can be replaced");
   }
-  if (!output.force) throw BadFile(path, "", "exists; use --force to replace it");
+  if (!output.force) throw BadFile(path, "", "exists; --force replaces it");
   return target;
 }
 

@@ -119,7 +119,7 @@ TEST(WriteContent, ReplacesOnlyWhenForced) {
   const fs::path path = folder / "file";
   write_text({path}, "old");
   EXPECT_THAT(message_of([&] { write_text({path}, "new"); }),
-              HasSubstr("file: exists; use --force to replace it"));
+              HasSubstr("file: exists; --force replaces it"));
   EXPECT_EQ(read_text(path), "old");
   write_text({path, true}, "new");
   EXPECT_EQ(read_text(path), "new");

@@ -23,6 +23,8 @@ inline std::int64_t block_count(std::int64_t rows) {
 }  // namespace einkorn::step_law
 #endif
 
+// Products of every second lane want vectors of two lanes or more.
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
 HWY_BEFORE_NAMESPACE();
 namespace einkorn::step_law {
 namespace HWY_NAMESPACE {
@@ -120,6 +122,7 @@ void resample(const double* table, std::int64_t rows, std::uint64_t seed, std::u
 }  // namespace HWY_NAMESPACE
 }  // namespace einkorn::step_law
 HWY_AFTER_NAMESPACE();
+#endif
 
 #if HWY_ONCE
 namespace einkorn::step_law {

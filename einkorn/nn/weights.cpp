@@ -26,9 +26,8 @@ void describe(std::vector<std::string>& problems, const char* what,
               const std::vector<std::string>& names) {
   if (names.empty()) return;
   constexpr std::size_t shown = 4;
-  const std::vector<std::string> first(names.begin(),
-                                       names.begin() + static_cast<std::ptrdiff_t>(
-                                                           std::min(shown, names.size())));
+  const std::vector<std::string> first(
+      names.begin(), names.begin() + static_cast<std::ptrdiff_t>(std::min(shown, names.size())));
   problems.push_back(fmt::format("{} {} ({}{})", names.size(), what, fmt::join(first, ", "),
                                  names.size() > shown ? ", ..." : ""));
 }
@@ -46,8 +45,8 @@ SafetensorsEntry to_entry(const torch::Tensor& tensor) {
     std::memcpy(entry.bytes.data(), dense.const_data_ptr(), entry.bytes.size());
     return entry;
   }
-  throw InvalidArgument(fmt::format("safetensors: no type for tensors of {}",
-                                    c10::toString(dense.scalar_type())));
+  throw InvalidArgument(
+      fmt::format("safetensors: no type for tensors of {}", c10::toString(dense.scalar_type())));
 }
 
 torch::Tensor to_tensor(const SafetensorsEntry& entry, const std::string& path,

@@ -76,31 +76,6 @@ void apply_self_loop_policy(at::Tensor& adjacency, SelfLoops policy,
   diagonal.zero_();
 }
 
-// The dense form of a compressed sparse matrix; entries listed twice add up, as in SciPy.
-at::Tensor expanded(const std::map<std::string, NpyArray>& arrays, const std::string& path) {
-  const auto array = [&](const char* name) {
-    const auto found = arrays.find(name);
-    if (found == arrays.end()) throw BadFile(path, "", fmt::format("no array '{}'", name));
-    return to_tensor(found->second, path).to(at::kDouble).flatten();
-  };
-  const at::Tensor shape = array("shape");
-  const at::Tensor begin = array("indptr").to(at::kLong);
-  const at::Tensor index = array("indices").to(at::kLong);
-  const at::Tensor data = array("data");
-  const auto refuse = [&](const char* problem) { throw BadFile(path, "sparse matrix", problem); };
-  if (shape.numel() != 2 || !shape[0].equal(shape[1])) refuse("expected a square shape");
-  const auto n = shape[0].item<std::int64_t>();
-  if (begin.numel() != n + 1 || index.numel() != data.numel())
-    refuse("lengths do not fit the shape");
-  const at::Tensor counts = begin.diff();
-  const bool fits =
-      begin[0].item<std::int64_t>() == 0 && begin[n].item<std::int64_t>() == index.numel() &&
-      (counts >= 0).all().item<bool>() && ((index >= 0) & (index < n)).all().item<bool>();
-  if (!fits) refuse("indices outside the shape");
-  const at::Tensor row = at::repeat_interleave(counts);
-  return at::zeros({n, n}, at::kDouble).index_put_({row, index}, data, /*accumulate=*/true);
-}
-
 bool by_ends(const Edge& a, const Edge& b) {
   return std::tie(a.source, a.target) < std::tie(b.source, b.target);
 }
@@ -232,10 +207,8 @@ Graph graph_from_file(const GraphFile& file, const GraphPolicy& policy) {
 
 Graph load_graph(const std::filesystem::path& path, const GraphPolicy& policy) {
   if (path.extension() == ".npy") return graph_from_adjacency(read_tensor(path), policy);
-  if (path.extension() != ".npz") return graph_from_file(read_graph(path), policy);
-  const auto arrays = read_npz(path);
-  return graph_from_adjacency(
-      arrays.count("indptr") ? expanded(arrays, path.string()) : read_tensor(path), policy);
+  if (path.extension() == ".npz") return graph_from_adjacency(read_tensor(path), policy);
+  return graph_from_file(read_graph(path), policy);
 }
 
 GraphFile to_graph_file(const Graph& graph) {

@@ -51,8 +51,8 @@ std::vector<Edge> undirected_edges(const GraphFile& file, const GraphPolicy& pol
 // A graph read from a file.
 Graph graph_from_file(const GraphFile& file, const GraphPolicy& policy = {});
 
-// A graph or its adjacency matrix: by extension .npy or .npz (one matrix, or a sparse one as
-// scipy.sparse.save_npz writes it in the formats csr and csc), else as read_graph does.
+// A graph or its adjacency matrix: by extension .npy or .npz (with one array), else as read_graph
+// does.
 Graph load_graph(const std::filesystem::path& path, const GraphPolicy& policy = {});
 
 // For format_gml and format_edge_list: each edge once, source before target.

@@ -16,8 +16,8 @@
 namespace einkorn::step_law {
 
 // L is the expected final loss, C = M D the compute. The Step Law paper's table prints 2e18 for the
-// factor of the two laws in L, which would make batches of 1e16 tokens; the laws' own papers have
-// the factors below, and those are used.
+// factor of the two laws in L, which would make batches of 1e16 tokens; the factors
+// below, from memory of the laws' own papers, are used instead.
 enum class Law {
   step,       // lr = 1.79 N^-0.713 D^0.307, B = 0.58 D^0.571
   openai,     // Kaplan et al. 2020: lr = 3.239e-3 - 1.395e-4 ln N, B = 2e8 L^-4.7619

@@ -298,6 +298,7 @@ Options::Options(const std::vector<Option>& declared, std::map<std::string, Opti
     auto found = given.extract(option.name);
     if (!found.empty()) {
       values_[option.name] = option.check(std::move(found.mapped()));
+      given_.insert(option.name);
     } else if (option.default_value) {
       values_[option.name] = *option.default_value;
     } else if (option.is_required) {
@@ -326,6 +327,10 @@ Options::Options(const std::vector<Option>& declared, std::map<std::string, Opti
 
 bool Options::has(const std::string& name) const {
   return values_.count(name) > 0;
+}
+
+bool Options::given(const std::string& name) const {
+  return given_.count(name) > 0;
 }
 
 template <typename T>

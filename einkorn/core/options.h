@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -114,7 +115,8 @@ class Options {
   Options(const std::vector<Option>& declared, std::map<std::string, OptionValue> given,
           bool force = false);
 
-  bool has(const std::string& name) const;  // given or defaulted
+  bool has(const std::string& name) const;    // given or defaulted
+  bool given(const std::string& name) const;  // by the caller, not by a default
   bool flag(const std::string& name) const;
   std::int64_t integer(const std::string& name) const;
   double real(const std::string& name) const;
@@ -134,6 +136,7 @@ class Options {
   const T& get(const std::string& name) const;
 
   std::map<std::string, OptionValue> values_;
+  std::set<std::string> given_;
   bool force_;
 };
 

@@ -37,6 +37,8 @@ TEST(Options, FillsInDefaultsOfEachType) {
   EXPECT_EQ(options.text("kind"), "gauss");
   EXPECT_FALSE(options.flag("fast"));
   EXPECT_FALSE(options.has("weights"));
+  EXPECT_TRUE(options.given("count"));
+  EXPECT_FALSE(options.given("bandwidth")) << "a default is not given";
 }
 
 TEST(Options, ParsesWhatPeopleType) {

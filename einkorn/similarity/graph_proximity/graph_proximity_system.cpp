@@ -244,7 +244,9 @@ std::vector<Contestant> contestants_of(const Options& options) {
   require(options.has("graphs") != options.has("random"),
           "give either graph files or --random, to say what is clustered");
   if (options.has("random")) {
-    require(!options.has("truth"), "--truth: only with graph files");
+    for (const char* name : {"truth", "component", "symmetrize", "repeated", "self-loops"}) {
+      require(!options.given(name), "--{}: only with graph files", name);
+    }
     const BlockModel model = planted_model(options.reals("random"), "random");
     const std::int64_t count = options.has("count") ? options.integer("count") : 20;
     for (std::int64_t g = 0; g < count; ++g) {
@@ -390,6 +392,9 @@ std::vector<std::pair<std::int64_t, std::int64_t>> node_pairs(const GraphFile& f
 Report run_resistance(const Options& options, const Progress&) {
   require(options.has("pairs") || options.has("embedding"),
           "give --pairs for single resistances, or --embedding for approximate ones of all pairs");
+  for (const char* name : {"epsilon", "seed"}) {
+    require(options.has("embedding") || !options.given(name), "--{}: only with --embedding", name);
+  }
   const GraphFile file = read_graph(options.input("graph"));
   const ResistanceNetwork network(file, policy_of(options));
   const ResistanceOptions how{.tolerance = options.real("tolerance")};

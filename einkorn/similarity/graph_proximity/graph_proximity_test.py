@@ -362,6 +362,10 @@ def test_command_computes_resistances(karate, tmp_path):
         (["compare"], "either graph files or --random"),
         (["compare", "G"], "--truth is missing"),
         (["compare", "--random", "10,2,0.5"], "expected NODES,CLASSES,P_IN,P_OUT"),
+        (
+            ["compare", "--random", "10,2,0.5,0.1", "--component", "largest"],
+            "--component: only with graph files",
+        ),
         (["generate", "--out", "x.gml"], "give either --planted"),
         (["generate", "--planted", "10,2,0.9,0.5", "--out", "x.txt"], "--labels is missing"),
         (
@@ -370,6 +374,10 @@ def test_command_computes_resistances(karate, tmp_path):
         ),
         (["resistance", "G"], "give --pairs"),
         (["resistance", "G", "--pairs", "0:99"], "no node '99'"),
+        (
+            ["resistance", "G", "--pairs", "0:1", "--epsilon", "0.1"],
+            "--epsilon: only with --embedding",
+        ),
     ],
 )
 def test_command_refuses(words, message, karate, tmp_path):

@@ -1,9 +1,14 @@
-"""Rooms that this build leaves out (EINKORN_SYSTEMS) have no Python module to test."""
+"""Where the tests find the build. Rooms that it leaves out (EINKORN_SYSTEMS) have nothing to test."""
 
 import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
+
+# Tests change folders: paths must not depend on where pytest was started.
+for name in ("EINKORN_BUILD", "PYTHONPATH"):
+    if name in os.environ:
+        os.environ[name] = str(Path(os.environ[name]).resolve())
 
 
 def pytest_ignore_collect(collection_path):

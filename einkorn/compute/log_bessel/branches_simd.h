@@ -151,10 +151,13 @@ HWY_INLINE V PowerSeries(V v, V x) {
   const V y = x * x * Constant(0.25);
   V numerator = one;
   V denominator = one;
-  const double terms = kFull ? 10 + 1.3 * Largest(x) : 6 + 1.1 * Largest(x);
-  for (double k = std::ceil(terms); k > 1; k -= 1) {
-    denominator = denominator * hn::MulAdd(Constant(k), v, Constant(k * k));
-    numerator = hn::MulAdd(y, numerator, denominator);
+  // Each lane starts at its own last term, so that a result does not depend on its neighbours.
+  const V terms = hn::Ceil(hn::MulAdd(x, Constant(kFull ? 1.3 : 1.1), Constant(kFull ? 10 : 6)));
+  for (double k = Largest(terms); k > 1; k -= 1) {
+    const M active = Constant(k) <= terms;
+    const V following = denominator * hn::MulAdd(Constant(k), v, Constant(k * k));
+    denominator = hn::IfThenElse(active, following, denominator);
+    numerator = hn::IfThenElse(active, hn::MulAdd(y, numerator, denominator), numerator);
   }
   denominator = denominator * (v + one);
   const V added = y * numerator;  // sum = 1 + added / denominator
@@ -241,18 +244,26 @@ struct CoshSequence {
   }
 };
 
+// Where a point near the origin lies: what serves it, and how many nodes it takes, go by this.
+enum class Zone {
+  origin,  // x < 1
+  middle,  // 1 <= x < 5
+  near,    // 5 <= x < 12
+  outer    // 12 <= x
+};
+
 // e^x times ScaledK for 1 <= x by the trapezoid rule on
 //   e^x K_mu(x) = int_0^inf exp(-x (cosh u - 1)) cosh(mu u) du,  |mu| <= 1/2,
 // and the same with mu + 1. The rule's error is of the size of K at the complex order
 // mu + 2 pi i / step, which falls with exp(-pi^2 / step) and grows with exp(x).
-template <bool kFull>
+template <bool kFull, Zone kZone>
 HWY_INLINE ScaledK TrapezoidK(const SplitOrder& order, V x) {
   const tables::CoshNodes& nodes = tables::cosh_nodes;
-  const double largest = Largest(x);
-  const double smallest = Smallest(x);
-  const std::size_t stride = kFull ? (largest <= 12 ? 3 : 2) : (largest <= 5 ? 5 : 4);
-  const double step = static_cast<double>(stride) * nodes.spacing;
+  constexpr std::size_t stride =
+      kFull ? (kZone == Zone::outer ? 2 : 3) : (kZone == Zone::middle ? 5 : 4);
+  constexpr double step = static_cast<double>(stride) * tables::CoshNodes::spacing;
   constexpr double cut = kFull ? 38 : 22;
+  const double smallest = Smallest(x);
 
   CoshSequence at_order(order.fraction, step);
   CoshSequence at_next(order.fraction + Constant(1), step);
@@ -261,7 +272,9 @@ HWY_INLINE ScaledK TrapezoidK(const SplitOrder& order, V x) {
   for (std::size_t j = stride; j < nodes.high.size(); j += stride) {
     const double node = static_cast<double>(j) * nodes.spacing;
     if (smallest * nodes.high[j] - 1.5 * node > cut) break;
-    // Lanes with large x run on while others have not ended; they add next to nothing.
+    // Lanes with large x run on while others have not ended. In full precision they add less than
+    // half an ulp, which changes nothing; otherwise their part is left out, so that a result does
+    // not depend on its neighbours.
     const V lowest = Constant(-600);
     V weight;
     if constexpr (kFull) {
@@ -269,7 +282,9 @@ HWY_INLINE ScaledK TrapezoidK(const SplitOrder& order, V x) {
       weight = Exp<14>(hn::Max(exponent.high, lowest),
                        hn::NegMulAdd(x, Constant(nodes.low[j]), exponent.low));
     } else {
-      weight = Exp<10>(hn::Max(x * Constant(-nodes.high[j]), lowest), hn::Zero(Doubles()));
+      const V exponent = x * Constant(nodes.high[j]);
+      weight = hn::IfThenElseZero(exponent <= Constant(cut + 1.5 * node),
+                                  Exp<10>(hn::Max(hn::Neg(exponent), lowest), hn::Zero(Doubles())));
     }
     current = hn::MulAdd(weight, at_order.value, current);
     next = hn::MulAdd(weight, at_next.value, next);
@@ -336,19 +351,20 @@ HWY_INLINE ScaledK TemmeK(const SplitOrder& order, V x, V log_two_over_x) {
   return Recur({current * inverse, next * inverse}, order, y);
 }
 
-// log K (kScaled: log K + x) for v and x below 40; kOrigin: x <= 1, otherwise x >= 1.
-template <bool kScaled, bool kFull, bool kOrigin>
+// log K (kScaled: log K + x) for v and x below 40.
+template <bool kScaled, bool kFull, Zone kZone>
 HWY_INLINE V NearK(V v, V x) {
+  constexpr bool by_series = kZone == Zone::origin;
   const V zero = hn::Zero(Doubles());
   const SplitOrder order = Split(v);
   const ScaledArgument argument = ScaleUpTiny(x);
   const Pair log_half_x =
       LogOfPair(argument.value, zero, hn::Neg(argument.binary_shift + Constant(1)));
   ScaledK k;
-  if constexpr (kOrigin) {
+  if constexpr (by_series) {
     k = TemmeK<kFull>(order, x, hn::Neg(log_half_x.high + log_half_x.low));
   } else {
-    k = TrapezoidK<kFull>(order, x);
+    k = TrapezoidK<kFull, kZone>(order, x);
   }
   const LogParts log_k = LogInParts(k.current, zero, zero);
   const Pair product = TwoProduct(order.integer, hn::Neg(log_half_x.high));
@@ -356,18 +372,21 @@ HWY_INLINE V NearK(V v, V x) {
   V low = hn::NegMulAdd(order.integer, log_half_x.low, product.low) +
           (sum.low + (log_k.fraction + log_k.rest));
   // The trapezoid rule gives e^x K.
-  if constexpr (kScaled == kOrigin) {
-    const Pair shifted = TwoSum(sum.high, kOrigin ? x : hn::Neg(x));
+  if constexpr (kScaled == by_series) {
+    const Pair shifted = TwoSum(sum.high, by_series ? x : hn::Neg(x));
     return shifted.high + (low + shifted.low);
   } else {
     return sum.high + low;
   }
 }
 
-template <Function kFunction, bool kScaled, bool kFull, bool kOrigin>
+template <Function kFunction, bool kScaled, bool kFull, Zone kZone>
 HWY_INLINE V Near(V v, V x) {
-  if constexpr (kFunction == Function::i) return PowerSeries<kScaled, kFull>(v, x);
-  return NearK<kScaled, kFull, kOrigin>(v, x);
+  if constexpr (kFunction == Function::i) {
+    return PowerSeries<kScaled, kFull>(v, x);
+  } else {
+    return NearK<kScaled, kFull, kZone>(v, x);
+  }
 }
 
 // ---- order 1/2 -------------------------------------------------------------------------------

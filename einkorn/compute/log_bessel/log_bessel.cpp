@@ -103,11 +103,10 @@ void run_points(Quantity quantity, const Points<T>& points, SwitchingTable table
 void check_inputs(const at::Tensor& first, const at::Tensor& second, const char* second_name) {
   require_dense(first, "v");
   require_dense(second, second_name);
-  for (const at::Tensor& tensor : {first, second}) {
-    const at::ScalarType type = tensor.scalar_type();
+  for (const auto& [tensor, name] : {std::pair(&first, "v"), std::pair(&second, second_name)}) {
+    const at::ScalarType type = tensor->scalar_type();
     require(type == at::kDouble || type == at::kFloat || at::isIntegralType(type, true),
-            "{}: expected dtype float64 or float32, got {}", &tensor == &first ? "v" : second_name,
-            c10::toString(type));
+            "{}: expected dtype float64 or float32, got {}", name, c10::toString(type));
   }
   const bool same = first.device() == second.device();
   require(same || (first.dim() == 0 && first.is_cpu()) || (second.dim() == 0 && second.is_cpu()),
@@ -132,14 +131,18 @@ at::ScalarType common_type(const at::Tensor& v, const at::Tensor& x) {
 // Calls run(points) for the parts of a plan of torch's for a binary function, on all threads.
 template <typename T, typename RunRange>
 void for_each_part(at::TensorIterator& plan, const RunRange& run) {
+  constexpr int operands = 3;
   plan.for_each(
-      [&](char** data, const std::int64_t* strides, std::int64_t size) {
+      [&](char** data, const std::int64_t* strides, std::int64_t size, std::int64_t rows) {
         const auto stride = [&](int operand) {
           return strides[operand] / static_cast<std::int64_t>(sizeof(T));
         };
-        run(Points<T>{size, reinterpret_cast<const T*>(data[1]), stride(1),
-                      reinterpret_cast<const T*>(data[2]), stride(2), reinterpret_cast<T*>(data[0]),
-                      stride(0)});
+        for (std::int64_t row = 0; row < rows; ++row) {
+          const auto start = [&](int operand) {
+            return reinterpret_cast<T*>(data[operand] + row * strides[operands + operand]);
+          };
+          run(Points<T>{size, start(1), stride(1), start(2), stride(2), start(0), stride(0)});
+        }
       },
       grain);
 }
@@ -179,20 +182,23 @@ CudaFunction cuda_function(Quantity quantity) {
       return CudaFunction::log_ie;
     case Quantity::log_k_scaled:
       return CudaFunction::log_ke;
+    case Quantity::ratio_i:
+      return CudaFunction::ratio_i;
+    case Quantity::ratio_i_complement:
+      return CudaFunction::ratio_i_complement;
+    case Quantity::ratio_i_slope:
+      return CudaFunction::ratio_i_slope;
     case Quantity::ratio_k:
       return CudaFunction::ratio_k;
-    default:
-      return CudaFunction::ratio_i;
+    case Quantity::slope_k_scaled:
+      return CudaFunction::slope_ke;
   }
+  return CudaFunction::log_i;
 }
 
 CudaTable cuda_table(SwitchingTable table) {
   if (table == SwitchingTable::paper) return CudaTable::paper;
   return table == SwitchingTable::gpu3 ? CudaTable::gpu : CudaTable::uniform;
-}
-
-bool has_cuda_kernel(Quantity quantity) {
-  return is_log(quantity) || quantity == Quantity::ratio_i || quantity == Quantity::ratio_k;
 }
 
 // One value, or the whole broadcast shape in row-major order.
@@ -232,11 +238,7 @@ void run(Quantity quantity, const at::Tensor& v, const at::Tensor& x, at::Tensor
          SwitchingTable table) {
 #if EINKORN_WITH_CUDA
   if (out.is_cuda()) {
-    if (!has_cuda_kernel(quantity)) {
-      out.copy_(by_way_of_cpu(v, x, [&](const at::Tensor& a, const at::Tensor& b) {
-        return compute(quantity, a, b, table);
-      }));
-    } else if (out.scalar_type() == at::kDouble) {
+    if (out.scalar_type() == at::kDouble) {
       run_on_cuda<double>(quantity, v, x, out, table);
     } else {
       run_on_cuda<float>(quantity, v, x, out, table);

@@ -15,11 +15,11 @@ constexpr int points_per_block = threads_per_block * points_per_thread;
 using Function = CudaFunction;
 
 constexpr bool is_log(Function function) {
-  return function != Function::ratio_i && function != Function::ratio_k;
+  return function <= Function::log_ke;
 }
 constexpr bool is_i(Function function) {
-  return function == Function::log_i || function == Function::log_ie ||
-         function == Function::ratio_i;
+  return function != Function::log_k && function != Function::log_ke &&
+         function != Function::ratio_k && function != Function::slope_ke;
 }
 constexpr bool is_scaled(Function function) {
   return function == Function::log_ie || function == Function::log_ke;
@@ -206,31 +206,55 @@ __device__ inline double log_of(int branch, CudaTable table, double order, doubl
   return exponent + fma(0.5, logarithm, exponent_low);
 }
 
-// I_{v+1}/I_v = x/(v + h) - x/h^2 W/U and K_{v+1}/K_v = (v + h)/x + x/h^2 W/U with U and W the sums
-// of u_k and (1/2 + t d/dt) u_k over v^k (signs alternate for K): from DLMF 10.41.3-10.41.11, with
-// the terms arranged so that nothing cancels.
+// Where the uniform expansion does not reach.
+template <Function kFunction, typename T>
+__device__ inline double ratio_near_origin(int branch, double order, double argument) {
+  if constexpr (kFunction == Function::ratio_i) {
+    return device::ratio_i_by_recurrence(order, argument);
+  } else if constexpr (kFunction == Function::ratio_i_complement) {
+    return device::ratio_i_complement_by_recurrence(order, argument);
+  } else if constexpr (kFunction == Function::ratio_i_slope) {
+    return device::ratio_i_slope_by_recurrence(order, argument);
+  } else if (branch == temme) {
+    const device::ScaledK k = device::temme_k<T>(order, argument);
+    if (kFunction == Function::ratio_k) return 2 * (k.next / k.value) / argument;
+    return 1 + 2 * fma(0.5 * order, k.value, -k.next) / (k.value * argument);
+  } else {
+    const double h = device::debye_variables<T>(order, argument).h;
+    const device::IntegralSums sums = device::integrate_k<T, true>(order, h);
+    const double added = sums.added / sums.value;
+    if (kFunction == Function::ratio_k) return (order + h) / argument * (1 + added);
+    return -(order * order / (h + argument) + (order + h) * added) / argument;
+  }
+}
+
+// With U and W the sums of u_k and (1/2 + t d/dt) u_k over v^k (signs alternate for K) and
+// c = x/h^2 W/U, from DLMF 10.41.3-10.41.11:
+//   I_{v+1}/I_v = x/(v + h) - c,  its slope = v/(h (v + h)) + (2 W/U - 1)/h + W/U/h^2 - c^2,
+//   K_{v+1}/K_v = (v + h)/x + c,  slope of log e^x K_v = (x - h)/x - c,
+// with the terms arranged so that nothing cancels: h - x is v^2/(h + x).
 template <Function kFunction, typename T>
 __device__ inline double ratio_of(int branch, double order, double argument) {
-  if (branch == fallback && is_i(kFunction)) {
-    return device::ratio_i_by_recurrence(order, argument);
-  }
-  if (branch == temme) {
-    const device::ScaledK k = device::temme_k<T>(order, argument);
-    return 2 * (k.next / k.value) / argument;
-  }
+  if (branch >= fallback) return ratio_near_origin<kFunction, T>(branch, order, argument);
   const device::Debye at = device::debye_variables<T>(order, argument);
-  const double sum = order + at.h;
-  if (branch == fallback) {
-    const device::IntegralSums sums = device::integrate_k<T, true>(order, at.h);
-    return sum / argument * (1 + sums.added / sums.value);
-  }
   const double w = is_i(kFunction) ? at.inverse_h : -at.inverse_h;
-  const double value = fma(w, series_of<T, false>(branch, w, at.t2), 1.0);
-  const double slope = slope_series_of<T>(branch, w, at.t2);
-  const double correction =
-      argument * (at.inverse_h * at.inverse_h) * slope * device::reciprocal(value);
-  if (is_i(kFunction)) return fma(argument, device::reciprocal(sum), -correction);
-  return sum / argument + correction;
+  const double value_tail = series_of<T, false>(branch, w, at.t2);
+  const double slope_tail = slope_series_of<T>(branch, w, at.t2);
+  const double inverse_value = device::reciprocal(fma(w, value_tail, 1.0));
+  const double quotient = fma(w, slope_tail, 0.5) * inverse_value;
+  const double correction = argument * (at.inverse_h * at.inverse_h) * quotient;
+  const double sum = order + at.h;
+  if constexpr (kFunction == Function::ratio_k) return sum / argument + correction;
+  const double h_minus_x = order * order * device::reciprocal(at.h + argument);
+  if constexpr (kFunction == Function::slope_ke) return -(h_minus_x / argument + correction);
+  const double inverse_sum = device::reciprocal(sum);
+  if constexpr (kFunction == Function::ratio_i) return fma(argument, inverse_sum, -correction);
+  if constexpr (kFunction == Function::ratio_i_complement) {
+    return fma(order + h_minus_x, inverse_sum, correction);
+  }
+  const double twice_quotient_minus_one = w * fma(2.0, slope_tail, -value_tail) * inverse_value;
+  const double of_second_order = fma(quotient, at.inverse_h, twice_quotient_minus_one);
+  return fma(at.inverse_h, fma(order, inverse_sum, of_second_order), -correction * correction);
 }
 
 template <Function kFunction, typename T, bool kPaper>
@@ -250,39 +274,67 @@ __device__ double value_at_huge(double order, double argument) {
   const double small_order = order * scale;
   const double small_argument = argument * scale;
   const double h = sqrt(fma(small_order, small_order, small_argument * small_argument));
+  const double correction = 0.5 * scale * (small_argument / h) / h;
+  const double h_minus_x = small_order * (small_order / (h + small_argument));
   if constexpr (kFunction == Function::ratio_i) return small_argument / (small_order + h);
+  if constexpr (kFunction == Function::ratio_i_complement) {
+    return (small_order + h_minus_x) / (small_order + h) + correction;
+  }
+  if constexpr (kFunction == Function::ratio_i_slope) {
+    const double t = small_order / h;
+    return scale * (t / (small_order + h) + scale * (0.5 - t * t) / h / h);
+  }
   if constexpr (kFunction == Function::ratio_k) return (small_order + h) / small_argument;
+  if constexpr (kFunction == Function::slope_ke) {
+    return -(h_minus_x / small_argument + correction);
+  }
   const double logarithm = log(small_order + h) + log_scale - log(argument);
-  const double start =
-      is_scaled(kFunction) ? small_order * (small_order / (h + small_argument)) : h;
+  const double start = is_scaled(kFunction) ? h_minus_x : h;
   const double exponent = (start - small_order * logarithm) / scale;
   const double half_log_h = 0.5 * (log(h) + log_scale);
   if (is_i(kFunction)) return exponent - half_log_h - 0.5 * log(2 * device::pi);
   return -exponent - half_log_h + 0.5 * log(0.5 * device::pi);
 }
 
+// The limit where the argument is zero or the order infinite (at_zero), or the argument infinite.
+template <Function kFunction>
+__device__ double limit_of(double order, bool at_zero) {
+  const double infinity = __longlong_as_double(0x7ff0000000000000ll);
+  switch (kFunction) {
+    case Function::log_i:
+      return !at_zero ? infinity : order == 0 ? 0.0 : -infinity;
+    case Function::log_ie:
+      return at_zero && order == 0 ? 0.0 : -infinity;
+    case Function::log_k:
+    case Function::log_ke:
+      return at_zero ? infinity : -infinity;
+    case Function::ratio_i:
+      return at_zero ? 0.0 : 1.0;
+    case Function::ratio_i_complement:
+      return at_zero ? 1.0 : 0.0;
+    case Function::ratio_i_slope:
+      return at_zero ? 0.5 / (order + 1) : 0.0;
+    case Function::ratio_k:
+      return at_zero ? infinity : 1.0;
+    case Function::slope_ke:
+      return at_zero ? -infinity : 0.0;
+  }
+  return infinity;
+}
+
 template <Function kFunction, typename T, bool kPaper>
 __device__ __noinline__ double exceptional_value(CudaTable table, double order, double argument) {
-  const double infinity = __longlong_as_double(0x7ff0000000000000ll);
   const double nan = __longlong_as_double(0x7ff8000000000000ll);
   if (!(order >= 0) || !(argument >= 0) || (isinf(order) && isinf(argument))) return nan;
-  if (argument == 0) {
-    if (!is_i(kFunction)) return infinity;
-    if (kFunction == Function::ratio_i) return 0.0;
-    return order == 0 ? 0.0 : -infinity;
-  }
-  if (isinf(argument)) {
-    if (!is_log(kFunction)) return 1.0;
-    return kFunction == Function::log_i ? infinity : -infinity;
-  }
-  if (isinf(order)) {
-    if (!is_i(kFunction)) return infinity;
-    return is_log(kFunction) ? -infinity : 0.0;
-  }
+  const bool at_zero = argument == 0 || isinf(order);
+  if (at_zero || isinf(argument)) return limit_of<kFunction>(order, at_zero);
   if (order >= 0x1p500 || argument >= 0x1p500) return value_at_huge<kFunction>(order, argument);
   // Tiny arguments: only the first power of x counts.
   if constexpr (kFunction == Function::ratio_i) return 0.5 * argument / (order + 1);
+  if constexpr (kFunction == Function::ratio_i_complement) return 1.0;
+  if constexpr (kFunction == Function::ratio_i_slope) return 0.5 / (order + 1);
   if constexpr (kFunction == Function::ratio_k) return 2 * order / argument;
+  if constexpr (kFunction == Function::slope_ke) return -order / argument;
   const double larger = argument * 0x1p64;
   const int branch = branch_of<kFunction, T, kPaper>(table, order, larger);
   const double log_factor = order * (64 * 0.69314718055994530942);
@@ -432,8 +484,14 @@ void dispatch(Function function, CudaTable table, std::int64_t count, const T* o
       return run_log(launch<Function::log_ke, T, false>, launch<Function::log_ke, T, true>);
     case Function::ratio_i:
       return run(launch<Function::ratio_i, T, false>);
+    case Function::ratio_i_complement:
+      return run(launch<Function::ratio_i_complement, T, false>);
+    case Function::ratio_i_slope:
+      return run(launch<Function::ratio_i_slope, T, false>);
     case Function::ratio_k:
       return run(launch<Function::ratio_k, T, false>);
+    case Function::slope_ke:
+      return run(launch<Function::slope_ke, T, false>);
   }
 }
 

@@ -27,10 +27,11 @@ enum Branch {
   uniform_6,
   uniform_9,
   uniform_14,
-  near,    // x >= 5: apart from smaller x, as these take more terms or nodes
-  middle,  // 1 <= x < 5
-  origin,  // x < 1
-  half,    // v = 1/2
+  outer,  // x >= 12: apart from smaller x, as these take more terms or nodes
+  near,
+  middle,
+  origin,
+  half,  // v = 1/2
   special,
   branches
 };
@@ -55,7 +56,8 @@ constexpr Borders ratio_borders = {36, 84, 280, never, false, false};
 HWY_INLINE V Classify(const Borders& borders, V v, V x) {
   const V zero = hn::Zero(Doubles());
   const V square = hn::MulAdd(v, v, x * x);
-  V branch = hn::IfThenElse(x < Constant(5), Constant(middle), Constant(near));
+  V branch = hn::IfThenElse(x < Constant(12), Constant(near), Constant(outer));
+  branch = hn::IfThenElse(x < Constant(5), Constant(middle), branch);
   branch = hn::IfThenElse(x < Constant(1), Constant(origin), branch);
   const auto from = [&](double s, Branch next) HWY_ATTR {
     branch = hn::IfThenElse(square >= Constant(s * s), Constant(next), branch);
@@ -100,11 +102,15 @@ struct LogMethod {
       case uniform_14:
         return ForEachVector<Uniform<kFunction, kScaled, 14>>(size, v, x, out);
       case origin:
-        return ForEachVector<Near<kFunction, kScaled, true, true>>(size, v, x, out);
+        return ForEachVector<Near<kFunction, kScaled, true, Zone::origin>>(size, v, x, out);
+      case middle:
+        return ForEachVector<Near<kFunction, kScaled, true, Zone::middle>>(size, v, x, out);
+      case near:
+        return ForEachVector<Near<kFunction, kScaled, true, Zone::near>>(size, v, x, out);
       case half:
         return ForEachVector<OrderHalf<kFunction, kScaled>>(size, v, x, out);
       default:
-        return ForEachVector<Near<kFunction, kScaled, true, false>>(size, v, x, out);
+        return ForEachVector<Near<kFunction, kScaled, true, Zone::outer>>(size, v, x, out);
     }
   }
 };
@@ -122,11 +128,15 @@ struct SingleLogMethod {
       case uniform_6:
         return ForEachVector<UniformSingle<kFunction, kScaled, 4>>(size, v, x, out);
       case origin:
-        return ForEachVector<Near<kFunction, kScaled, false, true>>(size, v, x, out);
+        return ForEachVector<Near<kFunction, kScaled, false, Zone::origin>>(size, v, x, out);
+      case middle:
+        return ForEachVector<Near<kFunction, kScaled, false, Zone::middle>>(size, v, x, out);
+      case near:
+        return ForEachVector<Near<kFunction, kScaled, false, Zone::near>>(size, v, x, out);
       case half:
         return ForEachVector<OrderHalf<kFunction, kScaled>>(size, v, x, out);
       default:
-        return ForEachVector<Near<kFunction, kScaled, false, false>>(size, v, x, out);
+        return ForEachVector<Near<kFunction, kScaled, false, Zone::outer>>(size, v, x, out);
     }
   }
 };
@@ -145,9 +155,13 @@ struct RatioMethod {
       case uniform_14:
         return ForEachVector<UniformRatio<kRatio, 14>>(size, v, x, out);
       case origin:
-        return ForEachVector<NearRatio<kRatio, true>>(size, v, x, out);
+        return ForEachVector<NearRatio<kRatio, Zone::origin>>(size, v, x, out);
+      case middle:
+        return ForEachVector<NearRatio<kRatio, Zone::middle>>(size, v, x, out);
+      case near:
+        return ForEachVector<NearRatio<kRatio, Zone::near>>(size, v, x, out);
       default:
-        return ForEachVector<NearRatio<kRatio, false>>(size, v, x, out);
+        return ForEachVector<NearRatio<kRatio, Zone::outer>>(size, v, x, out);
     }
   }
 };
@@ -282,15 +296,17 @@ HWY_INLINE std::size_t Count(int branch, std::size_t size, const Buffers& buffer
   return count;
 }
 
-// Leaves the results in buffers.out. A branch that most points belong to is computed in place for
-// all of them, before the others get their own.
+// Leaves the results in buffers.out. A uniform expansion that most points belong to is computed in
+// place for all of them, before the others get their own. (The branches near the origin would count
+// terms by the arguments of points that are not theirs.)
 template <class Method>
 void EvaluateBlock(Quantity quantity, std::size_t size, const double* v, const double* x,
                    Buffers& buffers) {
   const Range range = ClassifyBlock<Method>(size, v, x, buffers);
   int in_place = branches;
   for (int i = range.first; i <= range.last && i != special; ++i) {
-    if (range.first == range.last || 2 * Count(i, size, buffers) > size) in_place = i;
+    const bool for_most = i <= uniform_14 && 2 * Count(i, size, buffers) > size;
+    if (range.first == range.last || for_most) in_place = i;
   }
   if (in_place != branches) {
     Method::Run(static_cast<Branch>(in_place), size, v, x, buffers.out.data());

@@ -5,12 +5,23 @@
 
 namespace einkorn::log_bessel {
 
-enum class CudaFunction { log_i, log_k, log_ie, log_ke, ratio_i, ratio_k };
+enum class CudaFunction {
+  log_i,
+  log_k,
+  log_ie,
+  log_ke,
+  ratio_i,
+  ratio_i_complement,  // 1 - ratio_i
+  ratio_i_slope,       // d/dx ratio_i
+  ratio_k,
+  slope_ke  // d/dx log_ke
+};
 
 // Which expansion serves a point. `uniform`: the uniform expansion in 1/hypot(v, x) with as many
 // terms as a double (or float) needs, and for small hypot(v, x) the power series for I, Temme's
 // series (x <= 1) or the trapezoid rule for K. `paper`: the seven rows of the paper's table. `gpu`:
-// its three rows for GPUs (20 terms in 1/x, 13 terms in 1/v, fallback). Ratios know only `uniform`.
+// its three rows for GPUs (20 terms in 1/x, 13 terms in 1/v, fallback). Ratios and slopes know only
+// `uniform`.
 enum class CudaTable { uniform, paper, gpu };
 
 // out[i] = function(order[i * order_stride], argument[i * argument_stride]) for 0 <= i < count.

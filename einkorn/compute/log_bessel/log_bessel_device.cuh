@@ -1,5 +1,5 @@
-// The arithmetic of one point (order v, argument x) on the device, for log I_v(x), log K_v(x) and
-// the ratios I_{v+1}/I_v and K_{v+1}/K_v.
+// The arithmetic of one point (order v, argument x) on the device, for log I_v(x), log K_v(x), the
+// ratios I_{v+1}/I_v and K_{v+1}/K_v, and slopes.
 //
 // With h = hypot(v, x), t = v/h and E = h - v log((v + h)/x) (which is v times Debye's eta):
 //   log I =  E + log( (1 + sum_k       P_k(t^2)/h^k) / sqrt(2 pi h) )        u_k(t)/v^k =
@@ -273,12 +273,13 @@ __device__ inline double debye_series(double w, double t2) {
   return sum;
 }
 
-// sum_{k >= 0} Q_k(t^2) w^k with Q_k(t^2) t^k = (1/2 + t d/dt) u_k.
+// sum_{k >= 1} Q_k(t^2) w^(k-1) with Q_k(t^2) t^k = (1/2 + t d/dt) u_k: times w and with 1/2 added,
+// it is the slope's series.
 template <int kTerms>
 __device__ inline double debye_slope_series(double w, double t2) {
   double sum = 0;
 #pragma unroll
-  for (int k = kTerms; k >= 0; --k) {
+  for (int k = kTerms; k >= 1; --k) {
     double value = debye.slope[k][k];
 #pragma unroll
     for (int j = k - 1; j >= 0; --j) value = fma(value, t2, debye.slope[k][j]);
@@ -351,6 +352,42 @@ __device__ inline double ratio_i_by_recurrence(double order, double argument) {
     current = previous;
   }
   return 0.5 * argument * following / current;
+}
+
+// The same recurrence in pairs of doubles, for what cancels:
+// I_{v+1}/I_v = x/2 * numerator / denominator.
+struct PairFraction {
+  DoubleDouble numerator;
+  DoubleDouble denominator;
+};
+
+__device__ inline PairFraction ratio_i_in_pairs(double order, double argument) {
+  const double half = 0.5 * argument;
+  const DoubleDouble q = tables::two_product(half, half);
+  PairFraction now = {{0.0, 0.0}, {1.0, 0.0}};
+#pragma unroll 1
+  for (int j = static_cast<int>(28 + 1.5 * argument); j >= 1; --j) {
+    const DoubleDouble previous =
+        tables::two_sum(order, static_cast<double>(j)) * now.denominator + q * now.numerator;
+    now = {now.denominator, previous};
+  }
+  return now;
+}
+
+__device__ inline double ratio_i_complement_by_recurrence(double order, double argument) {
+  const PairFraction ratio = ratio_i_in_pairs(order, argument);
+  const DoubleDouble scaled = DoubleDouble{0.5 * argument, 0.0} * ratio.numerator;
+  return (ratio.denominator - scaled).value() / ratio.denominator.high;
+}
+
+// r' = 1 - r^2 - (2v + 1) r / x over the denominator's square.
+__device__ inline double ratio_i_slope_by_recurrence(double order, double argument) {
+  const auto [numerator, denominator] = ratio_i_in_pairs(order, argument);
+  const double half = 0.5 * argument;
+  const DoubleDouble square = tables::two_product(half, half) * (numerator * numerator);
+  const DoubleDouble mixed = tables::two_sum(order, 0.5) * (numerator * denominator);
+  const DoubleDouble difference = denominator * denominator - (square + mixed);
+  return difference.value() / (denominator.high * denominator.high);
 }
 
 // The trapezoid rule for the integral of K_v, and what K_{v+1} adds to it: the weights, and the

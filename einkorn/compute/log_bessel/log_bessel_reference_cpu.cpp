@@ -1,5 +1,6 @@
 // The plain reference: one point at a time, written for reading. The uniform expansion is summed in
 // double-double, so that it is right where log I or log K passes through zero at large order.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
@@ -80,11 +81,13 @@ DoubleDouble exponent(double v, double x, DoubleDouble s) {
   return s - DoubleDouble{v} * logarithm;
 }
 
+// v or x is positive. Small sides are scaled, as their squares would underflow.
 DoubleDouble hypotenuse(double v, double x) {
-  const DoubleDouble square = two_product(v, v) + two_product(x, x);
+  const double scale = std::max(v, x) < 0x1p-400 ? 0x1p600 : 1;
+  const DoubleDouble square = two_product(v * scale, v * scale) + two_product(x * scale, x * scale);
   const double root = std::sqrt(square.high);
   const DoubleDouble rest = square - two_product(root, root);
-  return tables::fast_two_sum(root, rest.high / (2 * root));
+  return tables::fast_two_sum(root / scale, rest.high / (2 * root) / scale);
 }
 
 double log_uniform(Quantity quantity, double v, double x) {

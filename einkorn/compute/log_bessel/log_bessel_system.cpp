@@ -244,11 +244,25 @@ Job mixture_job() {
 
 // ---- benchmarks ----
 
-at::Tensor benchmark_values(std::int64_t size, double high, std::uint64_t seed,
+// Orders and arguments uniform between two bounds.
+struct Square {
+  const char* name;
+  double low;
+  double high;
+};
+
+constexpr Square small_square = {"[0, 150]^2", 0, 150};
+constexpr Square large_square = {"[150, 1e4]^2", 150, 1e4};
+
+const char* name_of(Quantity quantity) {
+  return quantity == Quantity::log_i ? "log I" : "log K";
+}
+
+at::Tensor benchmark_values(std::int64_t size, const Square& square, std::uint64_t seed,
                             at::ScalarType type) {
   Random random(seed);
   std::vector<double> values(static_cast<std::size_t>(size));
-  for (double& value : values) value = random.uniform(0, high);
+  for (double& value : values) value = random.uniform(square.low, square.high);
   return at::tensor(values, at::kDouble).to(type);
 }
 
@@ -264,15 +278,16 @@ TimedCall timed_evaluation(Quantity quantity, const at::Tensor& v, const at::Ten
   return timed([=] { evaluate_out(*out, quantity, v, x); }, device);
 }
 
-Benchmark against_scipy(const char* name, Quantity quantity, at::ScalarType type) {
+Benchmark against_scipy(Quantity quantity, const Square& square, at::ScalarType type) {
   const bool is_i = quantity == Quantity::log_i;
-  return {name,
+  const int bits = type == at::kDouble ? 64 : 32;
+  return {fmt::format("{}, 1e6 pairs in {}, f{}", name_of(quantity), square.name, bits),
           is_i ? "scipy.special.ive + log" : "scipy.special.kve + log",
           {Device::cpu},
           [=](Device device) {
             constexpr std::int64_t size = 1000000;
-            const at::Tensor v = benchmark_values(size, 150, 1, type);
-            const at::Tensor x = benchmark_values(size, 150, 2, type);
+            const at::Tensor v = benchmark_values(size, square, 1, type);
+            const at::Tensor x = benchmark_values(size, square, 2, type);
             Contest contest;
             contest.ours = timed_evaluation(quantity, v, x, device);
             contest.work = work_of(size, type);
@@ -281,20 +296,24 @@ Benchmark against_scipy(const char* name, Quantity quantity, at::ScalarType type
             set_python_peer(contest,
                             fmt::format("import numpy as np\n"
                                         "from scipy.special import ive, kve\n"
+                                        "np.seterr(divide='ignore')\n"
                                         "rng = np.random.default_rng(0)\n"
-                                        "v = rng.uniform(0, 150, {0}).astype(np.float{1})\n"
-                                        "x = rng.uniform(0, 150, {0}).astype(np.float{1})\n",
-                                        size, type == at::kDouble ? 64 : 32),
+                                        "v = rng.uniform({2}, {3}, {0}).astype(np.float{1})\n"
+                                        "x = rng.uniform({2}, {3}, {0}).astype(np.float{1})\n",
+                                        size, bits, square.low, square.high),
                             is_i ? "np.log(ive(v, x)) + x" : "np.log(kve(v, x)) - x");
             return contest;
           }};
 }
 
-Benchmark against_cpu(const char* name, Quantity quantity) {
-  return {name, "our CPU kernels", {Device::cuda}, [=](Device device) {
+Benchmark against_cpu(Quantity quantity, const Square& square) {
+  return {fmt::format("{}, 1e7 pairs in {}, f64", name_of(quantity), square.name),
+          "our CPU kernels",
+          {Device::cuda},
+          [=](Device device) {
             constexpr std::int64_t size = 10000000;
-            const at::Tensor v = benchmark_values(size, 150, 1, at::kDouble);
-            const at::Tensor x = benchmark_values(size, 150, 2, at::kDouble);
+            const at::Tensor v = benchmark_values(size, square, 1, at::kDouble);
+            const at::Tensor x = benchmark_values(size, square, 2, at::kDouble);
             Contest contest;
             contest.ours =
                 timed_evaluation(quantity, v.to(to_torch(device)), x.to(to_torch(device)), device);
@@ -330,14 +349,13 @@ System system() {
       "overflow, at more than 15 times the speed of std",
       "50 reference values in 60 digits, random pairs, 1000 samples on a sphere in 2048 dimensions",
       reproduce};
-  system.benchmarks = {
-      against_scipy("log I, 1e6 pairs in [0, 150]^2, f64", Quantity::log_i, at::kDouble),
-      against_scipy("log K, 1e6 pairs in [0, 150]^2, f64", Quantity::log_k, at::kDouble),
-      against_scipy("log I, 1e6 pairs in [0, 150]^2, f32", Quantity::log_i, at::kFloat),
-      against_scipy("log K, 1e6 pairs in [0, 150]^2, f32", Quantity::log_k, at::kFloat),
-      against_cpu("log I, 1e7 pairs in [0, 150]^2, f64", Quantity::log_i),
-      against_cpu("log K, 1e7 pairs in [0, 150]^2, f64", Quantity::log_k),
-  };
+  for (const Quantity quantity : {Quantity::log_i, Quantity::log_k}) {
+    for (const Square& square : {small_square, large_square}) {
+      system.benchmarks.push_back(against_scipy(quantity, square, at::kDouble));
+      system.benchmarks.push_back(against_cpu(quantity, square));
+    }
+    system.benchmarks.push_back(against_scipy(quantity, small_square, at::kFloat));
+  }
   system.kernels = kernels;
   return system;
 }

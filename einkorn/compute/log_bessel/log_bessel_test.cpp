@@ -95,8 +95,8 @@ TEST_P(AtEveryIsa, EndsOfTheDomain) {
   EXPECT_TRUE(std::isnan(log_iv(-0.5, 1)));
   EXPECT_TRUE(std::isnan(log_iv(infinity, infinity)));
   EXPECT_EQ(log_iv(infinity, 1), -infinity);
-  EXPECT_EQ(log_iv(-3, 2.5), log_iv(3, 2.5));
-  EXPECT_EQ(log_kv(-2.25, 2.5), log_kv(2.25, 2.5));
+  EXPECT_LE(error_in_ulp(log_iv(-3, 2.5), log_iv(3, 2.5)), 4);
+  EXPECT_LE(error_in_ulp(log_kv(-2.25, 2.5), log_kv(2.25, 2.5)), 4);
 }
 
 TEST_P(AtEveryIsa, FarBeyondTheDomain) {
@@ -245,35 +245,41 @@ double argument_in_domain() {
 }
 
 TEST(Identities, Wronskian) {
-  rc::check([] {
+  EXPECT_TRUE(rc::check([] {
     const double v = order_in_domain();
     const double x = argument_in_domain();
     const double i = log_iv(v, x);
     const double k = log_kv(v, x);
-    const double sum =
-        std::exp(i + log_kv(v + 1, x) + std::log(x)) + std::exp(log_iv(v + 1, x) + k + std::log(x));
-    RC_ASSERT(std::abs(sum - 1) <= 1e-15 * std::max({1.0, std::abs(i), std::abs(k)}));
-  });
+    const double next_i = log_iv(v + 1, x);
+    const double next_k = log_kv(v + 1, x);
+    const double sum = std::exp(i + next_k + std::log(x)) + std::exp(next_i + k + std::log(x));
+    // Each of the four carries a rounding error of its own size.
+    const double scale =
+        std::max({1.0, std::abs(i), std::abs(k), std::abs(next_i), std::abs(next_k)});
+    RC_ASSERT(std::abs(sum - 1) <= 1e-15 * scale);
+  }));
 }
 
 TEST(Identities, BoundsComplementAndInverseOfTheRatio) {
-  rc::check([] {
+  EXPECT_TRUE(rc::check([] {
     const double v = order_in_domain();
     const double x = argument_in_domain();
     const double ratio = iv_ratio(v, x);
     const double slack = 1e-14;
+    // Amos, Math. Comp. 28, 1974, (9) and (11).
     RC_ASSERT(ratio * (1 + slack) >= x / (v + 1 + std::hypot(v + 1, x)));
-    RC_ASSERT(ratio * (1 - slack) <= x / (v + 0.5 + std::hypot(v + 1.5, x)));
+    RC_ASSERT(ratio * (1 + slack) >= x / (v + 0.5 + std::hypot(v + 1.5, x)));
+    RC_ASSERT(ratio * (1 - slack) <= x / (v + 0.5 + std::hypot(v + 0.5, x)));
     RC_ASSERT(std::abs(ratio + iv_ratio_c(v, x) - 1) <= 2 * epsilon);
     RC_ASSERT(kv_ratio(v, x) >= 1);
     // 1 - ratio has a relative error of 2^-53 / (1 - ratio), which is that of x.
     const double back = iv_ratio_inv(v, ratio);
     RC_ASSERT(std::abs(back / x - 1) <= 1e-14 + 4 * epsilon / iv_ratio_c(v, x));
-  });
+  }));
 }
 
 TEST(Identities, RecurrencesThroughRatios) {
-  rc::check([] {
+  EXPECT_TRUE(rc::check([] {
     const double v = order_in_domain() + 1;
     const double x = argument_in_domain();
     // I_{v-1} - I_{v+1} = (2v/x) I_v and K_{v+1} - K_{v-1} = (2v/x) K_v
@@ -281,7 +287,7 @@ TEST(Identities, RecurrencesThroughRatios) {
     RC_ASSERT(std::abs(i / (2 * v / x) - 1) <= 1e-14 * (1 + x / v));
     const double k = kv_ratio(v, x) - 1 / kv_ratio(v - 1, x);
     RC_ASSERT(std::abs(k / (2 * v / x) - 1) <= 1e-14 * (1 + x / v));
-  });
+  }));
 }
 
 TEST(Identities, RatioInThreeDimensions) {
@@ -291,7 +297,7 @@ TEST(Identities, RatioInThreeDimensions) {
 }
 
 TEST(Identities, SlopeOfTheRatio) {
-  rc::check([] {
+  EXPECT_TRUE(rc::check([] {
     const double v = order_in_domain();
     const double x = argument_in_domain();
     const double ratio = iv_ratio(v, x);
@@ -299,7 +305,7 @@ TEST(Identities, SlopeOfTheRatio) {
     const double expected = iv_ratio_c(v, x) * (1 + ratio) - (2 * v + 1) * (ratio / x);
     RC_ASSERT(std::abs(iv_ratio_dx(v, x) - expected) <= 1e-15 * (2 + (2 * v + 1) * (ratio / x)));
     RC_ASSERT(iv_ratio_dx(v, x) > 0);
-  });
+  }));
 }
 
 TEST(Identities, NegativeOrders) {
@@ -462,9 +468,11 @@ TEST(Tensors, BroadcastStridesAndDtypes) {
   EXPECT_TRUE(log_iv(v.expand({5, 700}).t(), x.unsqueeze(1).expand({700, 5})).equal(out.t()));
   EXPECT_TRUE(log_iv(v, x.slice(0, 0, 700, 7)).equal(out.slice(1, 0, 700, 7)));
   EXPECT_EQ(out[3][20].item<double>(), log_iv(30, x[20].item<double>()));
-  const at::Tensor single = log_kv(v.to(at::kFloat), x.to(at::kFloat));
+  const at::Tensor single_x = x.to(at::kFloat);
+  const at::Tensor single = log_kv(v.to(at::kFloat), single_x);
   EXPECT_EQ(single.scalar_type(), at::kFloat);
-  EXPECT_TRUE(at::allclose(single.to(at::kDouble), log_kv(v, x), 1e-6, 1e-6));
+  const at::Tensor of_rounded = log_kv(v, single_x.to(at::kDouble));
+  EXPECT_TRUE(at::allclose(single.to(at::kDouble), of_rounded, 6e-8, 6e-8));
   EXPECT_EQ(log_iv(at::arange(3), at::ones({3}, at::kFloat)).scalar_type(), at::kFloat);
   EXPECT_EQ(log_iv(at::arange(3), at::arange(3)).scalar_type(), at::kFloat);
   EXPECT_EQ(log_iv(at::empty({0, 3}, at::kDouble), x.slice(0, 0, 3)).sizes(),

@@ -54,10 +54,11 @@ HWY_INLINE V UniformRatio(V v, V x) {
   return (v + s_minus_x) / sum + correction;
 }
 
-// How far above v the backward recurrences start for arguments up to x: there even a start that is
-// wrong by a percent has no influence at v.
-HWY_INLINE double RecurrenceLength(V x) {
-  return std::ceil(14 + 1.2 * Largest(x));
+// How far above v the backward recurrences start: there even a start that is wrong by a percent has
+// no influence at v. Each lane has its own start, so that a result does not depend on its
+// neighbours.
+HWY_INLINE V RecurrenceLength(V x) {
+  return hn::Ceil(hn::MulAdd(x, Constant(1.2), Constant(14)));
 }
 
 // Amos' bound of I_{m+1}/I_m over x, as a start: 1 / (m + 1/2 + sqrt((m + 3/2)^2 + x^2)).
@@ -70,14 +71,15 @@ HWY_INLINE V AmosDenominator(V m, V x) {
 //   denominator_{m-1} = 2 m denominator_m + x^2 numerator_m,  numerator_{m-1} = denominator_m.
 HWY_INLINE V RecurrenceRatio(V v, V x) {
   const V x2 = x * x;
-  double k = RecurrenceLength(x);
+  const V length = RecurrenceLength(x);
   V numerator = Constant(1);
-  V denominator = AmosDenominator(v + Constant(k), x);
-  for (; k >= 1; k -= 1) {
+  V denominator = AmosDenominator(v + length, x);
+  for (double k = Largest(length); k >= 1; k -= 1) {
+    const M active = Constant(k) <= length;
     const V m = v + Constant(k);
     const V previous = hn::MulAdd(m + m, denominator, x2 * numerator);
-    numerator = denominator;
-    denominator = previous;
+    numerator = hn::IfThenElse(active, denominator, numerator);
+    denominator = hn::IfThenElse(active, previous, denominator);
   }
   return x * numerator / denominator;
 }
@@ -93,6 +95,10 @@ HWY_INLINE Pair Add(const Pair& a, const Pair& b) {
   return FastTwoSum(sum.high, sum.low + (a.low + b.low));
 }
 
+HWY_INLINE Pair Select(M condition, const Pair& yes, const Pair& no) {
+  return {hn::IfThenElse(condition, yes.high, no.high), hn::IfThenElse(condition, yes.low, no.low)};
+}
+
 // The same recurrence in pairs, for what cancels.
 struct PairFraction {
   Pair numerator;
@@ -102,13 +108,15 @@ struct PairFraction {
 HWY_INLINE PairFraction RecurrenceInPairs(V v, V x) {
   const V zero = hn::Zero(Doubles());
   const Pair x2 = TwoProduct(x, x);
-  double k = RecurrenceLength(x) + 14;
-  PairFraction now = {{Constant(1), zero}, {AmosDenominator(v + Constant(k), x), zero}};
-  for (; k >= 1; k -= 1) {
+  const V length = RecurrenceLength(x) + Constant(14);
+  PairFraction now = {{Constant(1), zero}, {AmosDenominator(v + length, x), zero}};
+  for (double k = Largest(length); k >= 1; k -= 1) {
+    const M active = Constant(k) <= length;
     const Pair m = TwoSum(v, Constant(k));
     const Pair twice = {m.high + m.high, m.low + m.low};
     const Pair previous = Add(Multiply(twice, now.denominator), Multiply(x2, now.numerator));
-    now = {now.denominator, previous};
+    now = {Select(active, now.denominator, now.numerator),
+           Select(active, previous, now.denominator)};
   }
   return now;
 }
@@ -136,19 +144,18 @@ HWY_INLINE V RecurrenceSlope(V v, V x) {
   return (difference.high + difference.low) / (d.high * d.high);
 }
 
-// K_{v+1}/K_v, or with kSlope 1 + v/x - K_{v+1}/K_v, for v and x below 40; kOrigin: x <= 1,
-// otherwise x >= 1.
-template <bool kSlope, bool kOrigin>
+// K_{v+1}/K_v, or with kSlope 1 + v/x - K_{v+1}/K_v, for v and x below 40.
+template <bool kSlope, Zone kZone>
 HWY_INLINE V NearRatioK(V v, V x) {
   const SplitOrder order = Split(v);
   ScaledK k;
-  if constexpr (kOrigin) {
+  if constexpr (kZone == Zone::origin) {
     const ScaledArgument argument = ScaleUpTiny(x);
     const Pair log_half_x = LogOfPair(argument.value, hn::Zero(Doubles()),
                                       hn::Neg(argument.binary_shift + Constant(1)));
     k = TemmeK<true>(order, x, hn::Neg(log_half_x.high + log_half_x.low));
   } else {
-    k = TrapezoidK<true>(order, x);
+    k = TrapezoidK<true, kZone>(order, x);
   }
   if constexpr (kSlope) {
     // v/x - ratio over the common denominator: twice the sum of two differences of like size.
@@ -158,12 +165,12 @@ HWY_INLINE V NearRatioK(V v, V x) {
   return k.next / (k.current * (x * Constant(0.5)));
 }
 
-template <Ratio kRatio, bool kOrigin>
+template <Ratio kRatio, Zone kZone>
 HWY_INLINE V NearRatio(V v, V x) {
   if constexpr (kRatio == Ratio::i) return RecurrenceRatio(v, x);
   if constexpr (kRatio == Ratio::i_complement) return RecurrenceComplement(v, x);
   if constexpr (kRatio == Ratio::i_slope) return RecurrenceSlope(v, x);
-  return NearRatioK < kRatio == Ratio::k_slope, kOrigin > (v, x);
+  return NearRatioK<(kRatio == Ratio::k_slope), kZone>(v, x);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -176,7 +176,8 @@ at::Tensor unit_rows(const at::Tensor& points, bool normalize) {
   }
   constexpr double tolerance = 1e-4;
   const std::int64_t off = first((lengths - 1).abs() > tolerance);
-  require(off < 0, "points: row {} has length {:.6g}, expected 1 (or ask for normalisation)", off,
+  require(off < 0,
+          "points: row {} has length {:.6g}, expected 1; normalize scales rows to unit length", off,
           off < 0 ? 1 : at(off));
   return rows;
 }

@@ -299,7 +299,7 @@ TEST(GraphProximity, AbsorptionBeyondTheMMatrices) {
 }
 
 TEST(GraphProximity, ForestAndHeatAreDoublyStochastic) {
-  rc::check("rows and columns sum to 1, entries are not negative", [] {
+  EXPECT_TRUE(rc::check("rows and columns sum to 1, entries are not negative", [] {
     const auto n = *rc::gen::inRange<std::int64_t>(2, 40);
     const auto seed = *rc::gen::arbitrary<std::uint32_t>();
     const double t = 0.01 * *rc::gen::inRange(1, 2000);
@@ -310,7 +310,7 @@ TEST(GraphProximity, ForestAndHeatAreDoublyStochastic) {
       RC_ASSERT((kernel.sum(1) - 1).abs().max().item<double>() < 1e-11);
       RC_ASSERT(kernel.min().item<double>() > -1e-14);
     }
-  });
+  }));
 }
 
 // i, j, k such that every way from i to k leads through j, judged by taking j out.
@@ -323,7 +323,7 @@ bool separates(const Graph& graph, std::int64_t i, std::int64_t j, std::int64_t 
 }
 
 TEST(GraphProximity, WalkAndForestLogarithmsAreCutpointAdditive) {
-  rc::check("d_ij + d_jk >= d_ik, with equality iff j separates i from k", [] {
+  EXPECT_TRUE(rc::check("d_ij + d_jk >= d_ik, with equality iff j separates i from k", [] {
     const auto n = *rc::gen::inRange<std::int64_t>(3, 12);
     const auto seed = *rc::gen::arbitrary<std::uint32_t>();
     const double s = 0.05 * *rc::gen::inRange(1, 20);
@@ -342,7 +342,7 @@ TEST(GraphProximity, WalkAndForestLogarithmsAreCutpointAdditive) {
         }
       }
     }
-  });
+  }));
 }
 
 TEST(GraphProximity, HeatAndCommunicabilityLogarithmsAreNotAdditive) {
@@ -353,7 +353,7 @@ TEST(GraphProximity, HeatAndCommunicabilityLogarithmsAreNotAdditive) {
 }
 
 TEST(GraphProximity, RandomizedPathsAndResistancesAreMetrics) {
-  rc::check("triangle inequality", [] {
+  EXPECT_TRUE(rc::check("triangle inequality", [] {
     const auto n = *rc::gen::inRange<std::int64_t>(3, 14);
     const auto seed = *rc::gen::arbitrary<std::uint32_t>();
     const Proximity proximity(random_weighted_graph(n, seed));
@@ -363,7 +363,7 @@ TEST(GraphProximity, RandomizedPathsAndResistancesAreMetrics) {
       const at::Tensor through = d.unsqueeze(2) + d.unsqueeze(0);  // [i, j, k]: d_ij + d_jk
       RC_ASSERT((through - d.unsqueeze(1)).min().item<double>() > -1e-10);
     }
-  });
+  }));
 }
 
 TEST(GraphProximity, LimitsOfRandomizedPaths) {

@@ -95,7 +95,7 @@ TEST(LogarithmicKernels, RandomizedPathsAtLowTemperatureAreShortestPaths) {
 
 // The same entries by each path, where all can represent them.
 TEST(LogarithmicKernels, PathsAgree) {
-  rc::check("spectral, positive and logarithmic arithmetic agree", [] {
+  EXPECT_TRUE(rc::check("spectral, positive and logarithmic arithmetic agree", [] {
     const auto n = *rc::gen::inRange<std::int64_t>(2, 30);
     const auto seed = *rc::gen::arbitrary<std::uint32_t>();
     const double s = 0.05 * *rc::gen::inRange(1, 20);
@@ -119,7 +119,7 @@ TEST(LogarithmicKernels, PathsAgree) {
       RC_ASSERT(largest_difference(automatic.distance({family}, beta),
                                    logarithmic.distance({family}, beta)) < 1e-8);
     }
-  });
+  }));
 }
 
 TEST(LogarithmicKernels, SmallEntriesKeepTheirDigits) {
@@ -195,7 +195,7 @@ TEST(LogarithmicKernels, ForcedPathsSayWhenTheyCannot) {
 }
 
 TEST(Nonnegative, ProductsOfLogarithmsAreProducts) {
-  rc::check("ln(exp(a) exp(b))", [] {
+  EXPECT_TRUE(rc::check("ln(exp(a) exp(b))", [] {
     const auto n = *rc::gen::inRange<std::int64_t>(1, 70);
     at::manual_seed(*rc::gen::inRange(0, 1000));
     at::Tensor a = at::rand({n, n}, at::kDouble);
@@ -205,7 +205,7 @@ TEST(Nonnegative, ProductsOfLogarithmsAreProducts) {
     const at::Tensor b = at::rand({n, n}, at::kDouble);
     RC_ASSERT(largest_difference(general_log_product(a.log(), b.log()).exp(), at::matmul(a, b)) <
               1e-13 * static_cast<double>(n));
-  });
+  }));
 }
 
 TEST(Nonnegative, SymmetricProductsInPanels) {

@@ -7,8 +7,8 @@
 #include "einkorn/core/error.h"
 #include "einkorn/core/trace.h"
 #if EINKORN_WITH_CUDA
-#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 
 #include "einkorn/convolution/depthwise_cuda.h"
 #endif
@@ -56,7 +56,7 @@ const char* name_of(ImageLayout layout) {
 
 #if EINKORN_WITH_CUDA
 void* current_stream() {
-  return at::cuda::getCurrentCUDAStream().stream();
+  return c10::cuda::getCurrentCUDAStream().stream();
 }
 #endif
 
@@ -72,7 +72,8 @@ void convolve_block_on_cuda([[maybe_unused]] Direction direction,
     const void* bias_data = biases.defined() ? biases.const_data_ptr() : nullptr;
     launch_depthwise_forward(problem, weights.const_data_ptr(), bias_data, x, y, current_stream());
   } else {
-    launch_depthwise_input_gradient(problem, weights.const_data_ptr(), x, y, current_stream());
+    launch_depthwise_input_gradient(problem, weights.const_data_ptr(), x, nullptr, y,
+                                    current_stream());
   }
 #endif
 }

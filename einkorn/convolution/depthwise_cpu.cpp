@@ -217,6 +217,34 @@ void scatter_rows(const View<T>& from, std::int64_t width, std::int64_t lane_beg
   }
 }
 
+// The same where pixels lie so far apart that their lines meet in few sets of L1, and each needs a
+// page of its own: a block's inputs are first gathered, a strip of rows at a time. For tiles that
+// run along rows.
+template <typename T>
+void forward_gathered(const DepthwiseProblem& problem, const T* packed, const View<const T>& x,
+                      const View<T>& y, const ImagePart& part) {
+  const Tag<T> d;
+  constexpr std::int64_t lanes = lanes_of<T>();
+  const DepthwiseAxes axes(problem, lanes);
+  const DepthwiseBlocks blocks(problem, lanes);
+  const auto mask = hn::FirstN(d, static_cast<std::size_t>(blocks.used));
+  const std::int64_t row_size = problem.width * lanes;
+  const std::int64_t rows_at_once =
+      strip_rows(problem, 2 * row_size * std::int64_t{sizeof(T)}, level2_budget / 2);
+  T* strip = workspace<T>((rows_at_once + problem.kernel_height - 1) * row_size);
+  const Range columns = {0, problem.width};
+  for (std::int64_t i = part.row_begin; i < part.row_end; i += rows_at_once) {
+    const Range rows = {i, std::min(i + rows_at_once, part.row_end)};
+    for (std::int64_t block = part.block_begin; block < part.block_end; ++block) {
+      const std::int64_t channel = blocks.first_channel(block);
+      const View<const T> input = gather_rows(x.from_channel(channel), problem.width, blocks.used,
+                                              input_rows(problem, rows), strip);
+      forward_block(d, mask, axes, input, y.from_channel(channel), packed + block * blocks.size,
+                    columns, rows);
+    }
+  }
+}
+
 template <typename T, typename Stored>
 void forward_through_strip(const DepthwiseProblem& problem, const T* packed,
                            const View<const Stored>& x, const View<Stored>& y,
@@ -335,6 +363,10 @@ bool in_place(const DepthwiseProblem& problem) {
          (masks_are_free || problem.channels >= lanes_of<T>());
 }
 
+// The step from pixel to pixel above which gathering pays; not for tiles that run down the image,
+// which read a column once.
+inline constexpr std::int64_t far_apart_bytes = 2048;
+
 template <typename T, typename Stored>
 void forward_part(const DepthwiseProblem& problem, const T* packed, const ConstImages& x,
                   const Images& y, const ImagePart& part) {
@@ -345,7 +377,10 @@ void forward_part(const DepthwiseProblem& problem, const T* packed, const ConstI
   }
   if constexpr (std::is_same_v<T, Stored>) {
     if (in_place<T, Stored>(problem)) {
-      return forward_in_place(problem, packed, input, output, part);
+      const bool far_apart = input.column * std::int64_t{sizeof(T)} > far_apart_bytes &&
+                             !DepthwiseAxes(problem, lanes_of<T>()).vertical;
+      return far_apart ? forward_gathered(problem, packed, input, output, part)
+                       : forward_in_place(problem, packed, input, output, part);
     }
   }
   forward_through_strip(problem, packed, input, output, part);

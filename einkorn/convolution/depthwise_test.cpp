@@ -113,7 +113,7 @@ void check_all(const Case& size, at::ScalarType type, Order order, std::uint64_t
       fmt::format("{} {} order {}", name_of(size), c10::toString(type), static_cast<int>(order));
   torch::manual_seed(seed);
   const at::ScalarType sums = type == at::kDouble ? at::kDouble : at::kFloat;
-  const at::IntArrayRef shape = {size.images, size.channels, size.height, size.width};
+  const std::vector<std::int64_t> shape = {size.images, size.channels, size.height, size.width};
   const Tensor plain_x = torch::randn(shape, at::kDouble).to(type);
   const Tensor plain_dy = torch::randn(shape, at::kDouble).to(type);
   const Tensor x = ordered(plain_x, order);
@@ -163,6 +163,16 @@ TEST_P(DepthwiseAtLevel, MatchesTorchInDoubleOnAwkwardSizes) {
   }
 }
 
+// Pixels of more than 2 KB are gathered first.
+TEST_P(DepthwiseAtLevel, MatchesTorchInDoubleOnManyChannels) {
+  const ScopedIsa level(GetParam());
+  std::uint64_t seed = 50;
+  check_all({2, 530, 37, 9, 7, 7}, at::kFloat, Order::channels_last, ++seed);
+  check_all({1, 1024, 5, 6, 3, 3}, at::kFloat, Order::channels_last, ++seed);
+  check_all({1, 600, 13, 3, 9, 2}, at::kFloat, Order::inner_channels, ++seed);
+  check_all({1, 300, 12, 9, 1, 11}, at::kDouble, Order::channels_last, ++seed);
+}
+
 TEST_P(DepthwiseAtLevel, MatchesTorchInDoubleForEveryKernelSize) {
   const ScopedIsa level(GetParam());
   std::uint64_t seed = 100;
@@ -191,7 +201,7 @@ TEST_P(DepthwiseAtLevel, MatchesTorchInDoubleForEveryTypeAndOrder) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Levels, DepthwiseAtLevel, testing::ValuesIn(supported_isas()),
-                         [](const auto& info) { return to_string(info.param); });
+                         [](const auto& level) { return to_string(level.param); });
 
 TEST(Depthwise, AgreesOnRandomProblems) {
   const bool held = rc::check("depthwise_conv2d is the convolution it says", [] {
@@ -274,7 +284,8 @@ TEST(Depthwise, SameBitsOnAnyNumberOfThreads) {
 
 TEST(Depthwise, EmptyImagesGiveEmptyOutputsAndZeroGradients) {
   const Tensor weight = torch::ones({4, 1, 3, 3});
-  for (const at::IntArrayRef shape : {at::IntArrayRef{0, 4, 5, 5}, {2, 4, 0, 5}, {2, 4, 5, 0}}) {
+  const std::vector<std::vector<std::int64_t>> shapes = {{0, 4, 5, 5}, {2, 4, 0, 5}, {2, 4, 5, 0}};
+  for (const auto& shape : shapes) {
     const Tensor x = torch::zeros(shape);
     EXPECT_EQ(depthwise_conv2d(x, weight).sizes(), shape);
     const auto [dw, db] = depthwise_conv2d_weight_gradient(x, x, weight);

@@ -13,7 +13,10 @@
 #include <cuda_fp16.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
+#include <map>
+#include <mutex>
 #include <type_traits>
 
 #include "einkorn/convolution/depthwise_launch_cuda.h"
@@ -713,7 +716,7 @@ double tile_cycles(const Tiling& tiling, const PlaneLayout& layout, int size) {
   return std::max(instructions / 2.4, products * 1.8) + 0.5 * planes * steps * conflicts + 800;
 }
 
-Plan make_plan(const DepthwiseProblem& problem, bool weight_gradient) {
+Plan search_plan(const DepthwiseProblem& problem, bool weight_gradient) {
   const int size = static_cast<int>(problem.kernel_height);
   const int height = static_cast<int>(problem.height);
   const int width = static_cast<int>(problem.width);
@@ -768,6 +771,20 @@ Plan make_plan(const DepthwiseProblem& problem, bool weight_gradient) {
     }
   }
   return best;
+}
+
+// The search takes longer than many a convolution: its results are kept.
+Plan make_plan(const DepthwiseProblem& problem, bool weight_gradient) {
+  using Key = std::array<std::int64_t, 7>;
+  static std::mutex mutex;
+  static std::map<Key, Plan> plans;
+  const Key key = {problem.images,        problem.channels,      problem.height,
+                   problem.width,         problem.kernel_height, weight_gradient ? 1 : 0,
+                   multiprocessor_count()};
+  const std::lock_guard lock(mutex);
+  const auto found = plans.find(key);
+  if (found != plans.end()) return found->second;
+  return plans[key] = search_plan(problem, weight_gradient);
 }
 
 Sides sides_of(const DepthwiseProblem& problem) {

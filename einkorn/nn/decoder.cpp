@@ -12,11 +12,11 @@ torch::nn::Linear linear(std::int64_t in, std::int64_t out) {
 }
 
 torch::Tensor rms_norm(const torch::Tensor& states, const torch::Tensor& scale) {
-  return at::rms_norm(states, {states.size(-1)}, scale, 1e-6);
+  return at::rms_norm(states, {states.size(-1)}, scale, rms_norm_epsilon);
 }
 
-// Causal mask and distance penalty in one: slope * (key - query) for keys not in the future, with
-// slopes 2^(-8 h / heads).
+}  // namespace
+
 torch::Tensor alibi(std::int64_t heads, std::int64_t length, const torch::TensorOptions& options) {
   const auto place = torch::arange(length, options);
   const auto distance = place.unsqueeze(0) - place.unsqueeze(1);
@@ -25,8 +25,6 @@ torch::Tensor alibi(std::int64_t heads, std::int64_t length, const torch::Tensor
   return (slopes.view({heads, 1, 1}) * distance)
       .masked_fill(distance > 0, -std::numeric_limits<double>::infinity());
 }
-
-}  // namespace
 
 DecoderBlockImpl::DecoderBlockImpl(const DecoderOptions& options) : heads_(options.heads) {
   const std::int64_t hidden = options.hidden;

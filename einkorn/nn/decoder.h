@@ -17,6 +17,13 @@ struct DecoderOptions {
   std::int64_t heads = 4;
 };
 
+// What is added to the mean square under the root of each RMSNorm.
+constexpr double rms_norm_epsilon = 1e-6;
+
+// ALiBi bias and causal mask in one [heads, length, length], [head, query, key]: slope (key -
+// query) for keys not in the future, else -infinity, with slopes 2^(-8 h / heads), h = 1 .. heads.
+torch::Tensor alibi(std::int64_t heads, std::int64_t length, const torch::TensorOptions& options);
+
 class DecoderBlockImpl : public torch::nn::Module {
  public:
   explicit DecoderBlockImpl(const DecoderOptions& options);

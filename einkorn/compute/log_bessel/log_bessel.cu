@@ -65,11 +65,15 @@ __device__ inline int paper_branch(CudaTable table, double order, double argumen
   return fallback;
 }
 
-template <typename T>
+template <Function kFunction, typename T, int kBranch>
+constexpr device::ExpansionStep step_of =
+    is_log(kFunction) ? device::Precision<T>::steps[kBranch]
+                      : device::Precision<T>::ratio_steps[kBranch];
+
+template <Function kFunction, typename T>
 __device__ inline int uniform_branch(double order, double argument) {
-  constexpr device::ExpansionStep steps[4] = {
-      device::Precision<T>::steps[0], device::Precision<T>::steps[1],
-      device::Precision<T>::steps[2], device::Precision<T>::steps[3]};
+  constexpr device::ExpansionStep steps[4] = {step_of<kFunction, T, 0>, step_of<kFunction, T, 1>,
+                                              step_of<kFunction, T, 2>, step_of<kFunction, T, 3>};
   const float v = static_cast<float>(order);
   const float x = static_cast<float>(argument);
   const float h2 = fmaf(v, v, x * x);
@@ -96,7 +100,7 @@ __device__ inline int branch_of(CudaTable table, double order, double argument) 
   constexpr unsigned too_large = (1023u + 500u) << 20;
   constexpr unsigned too_small = (1023u - 960u) << 20;
   const int branch =
-      kPaper ? paper_branch(table, order, argument) : uniform_branch<T>(order, argument);
+      kPaper ? paper_branch(table, order, argument) : uniform_branch<kFunction, T>(order, argument);
   if (order_word >= too_large || argument_word >= too_large || argument == 0) return exceptional;
   if (!is_i(kFunction) && branch == fallback && argument <= 1) return temme;
   if (argument_word < too_small) return exceptional;
@@ -117,17 +121,34 @@ __device__ inline double series_of(int branch, double w, double t2) {
   }
 }
 
+template <typename T, int kBranch>
+constexpr int ratio_terms_of = device::Precision<T>::ratio_steps[kBranch].terms;
+
 template <typename T>
-__device__ inline double slope_series_of(int branch, double w, double t2) {
+__device__ inline double argument_series_of(int branch, double w, double t2) {
   switch (branch) {
     case 0:
-      return device::debye_slope_series<terms_of<T, false, 0>>(w, t2);
+      return device::debye_argument_series<ratio_terms_of<T, 0>>(w, t2);
     case 1:
-      return device::debye_slope_series<terms_of<T, false, 1>>(w, t2);
+      return device::debye_argument_series<ratio_terms_of<T, 1>>(w, t2);
     case 2:
-      return device::debye_slope_series<terms_of<T, false, 2>>(w, t2);
+      return device::debye_argument_series<ratio_terms_of<T, 2>>(w, t2);
     default:
-      return device::debye_slope_series<terms_of<T, false, 3>>(w, t2);
+      return device::debye_argument_series<ratio_terms_of<T, 3>>(w, t2);
+  }
+}
+
+template <typename T>
+__device__ inline double second_series_of(int branch, double w, double t2) {
+  switch (branch) {
+    case 0:
+      return device::debye_second_series<ratio_terms_of<T, 0>>(w, t2);
+    case 1:
+      return device::debye_second_series<ratio_terms_of<T, 1>>(w, t2);
+    case 2:
+      return device::debye_second_series<ratio_terms_of<T, 2>>(w, t2);
+    default:
+      return device::debye_second_series<ratio_terms_of<T, 3>>(w, t2);
   }
 }
 
@@ -192,9 +213,10 @@ __device__ inline double log_of(int branch, CudaTable table, double order, doubl
     exponent = sign * e.high;
     exponent_low = sign * e.low;
     if (branch == fallback) {
-      const device::IntegralSums sums = device::integrate_k<T, false>(order, at.h);
+      const device::IntegralSums sums = device::integrate_k<T>(order, at.h);
       const double half_integral = 0.5 * sums.value * sums.spacing;
-      return exponent + (device::plain_log_quotient<T>(half_integral, 1.0) + exponent_low);
+      return sum_of_three({exponent, exponent_low},
+                          device::log_quotient<T>(half_integral, 0.0, 1.0), 0.0);
     }
     const double w = sign * at.inverse_h;
     const double sum = fma(w, series_of<T, kPaper>(branch, w, at.t2), 1.0);
@@ -202,8 +224,8 @@ __device__ inline double log_of(int branch, CudaTable table, double order, doubl
     denominator = at.h;
   }
   constexpr double factor = is_i(kFunction) ? 2 * device::pi : 2 / device::pi;
-  const double logarithm = device::plain_log_quotient<T>(numerator, factor * denominator);
-  return exponent + fma(0.5, logarithm, exponent_low);
+  const DoubleDouble logarithm = device::log_quotient<T>(numerator, 0.0, factor * denominator);
+  return sum_of_three({exponent, exponent_low}, {0.5 * logarithm.high, 0.5 * logarithm.low}, 0.0);
 }
 
 // Where the uniform expansion does not reach.
@@ -221,40 +243,38 @@ __device__ inline double ratio_near_origin(int branch, double order, double argu
     return 1 + 2 * fma(0.5 * order, k.value, -k.next) / (k.value * argument);
   } else {
     const double h = device::debye_variables<T>(order, argument).h;
-    const device::IntegralSums sums = device::integrate_k<T, true>(order, h);
+    const device::IntegralSums sums = device::integrate_next_k<T>(order, h);
     const double added = sums.added / sums.value;
     if (kFunction == Function::ratio_k) return (order + h) / argument * (1 + added);
     return -(order * order / (h + argument) + (order + h) * added) / argument;
   }
 }
 
-// With U and W the sums of u_k and (1/2 + t d/dt) u_k over v^k (signs alternate for K) and
-// c = x/h^2 W/U, from DLMF 10.41.3-10.41.11:
-//   I_{v+1}/I_v = x/(v + h) - c,  its slope = v/(h (v + h)) + (2 W/U - 1)/h + W/U/h^2 - c^2,
+// By the derivatives of the uniform expansion of the logarithms in x, with a = 1/h, p = (v/h)^2 and
+// c = x a^2 (1/2 + sum (+-a)^k Q_k(p)), + for I and - for K:
+//   I_{v+1}/I_v = x/(v + h) - c,  its slope = v/(h (v + h)) + a^2 (1/2 - p - sum a^k R_k(p)),
 //   K_{v+1}/K_v = (v + h)/x + c,  slope of log e^x K_v = (x - h)/x - c,
 // with the terms arranged so that nothing cancels: h - x is v^2/(h + x).
 template <Function kFunction, typename T>
 __device__ inline double ratio_of(int branch, double order, double argument) {
   if (branch >= fallback) return ratio_near_origin<kFunction, T>(branch, order, argument);
   const device::Debye at = device::debye_variables<T>(order, argument);
-  const double w = is_i(kFunction) ? at.inverse_h : -at.inverse_h;
-  const double value_tail = series_of<T, false>(branch, w, at.t2);
-  const double slope_tail = slope_series_of<T>(branch, w, at.t2);
-  const double inverse_value = device::reciprocal(fma(w, value_tail, 1.0));
-  const double quotient = fma(w, slope_tail, 0.5) * inverse_value;
-  const double correction = argument * (at.inverse_h * at.inverse_h) * quotient;
+  const double a = at.inverse_h;
   const double sum = order + at.h;
-  if constexpr (kFunction == Function::ratio_k) return sum / argument + correction;
-  const double h_minus_x = order * order * device::reciprocal(at.h + argument);
-  if constexpr (kFunction == Function::slope_ke) return -(h_minus_x / argument + correction);
-  const double inverse_sum = device::reciprocal(sum);
-  if constexpr (kFunction == Function::ratio_i) return fma(argument, inverse_sum, -correction);
-  if constexpr (kFunction == Function::ratio_i_complement) {
+  if constexpr (kFunction == Function::ratio_i_slope) {
+    const double terms = fma(-a, second_series_of<T>(branch, a, at.t2), 0.5 - at.t2);
+    return a * fma(order, device::reciprocal(sum), a * terms);
+  } else {
+    const double w = is_i(kFunction) ? a : -a;
+    const double correction =
+        argument * (a * a) * fma(w, argument_series_of<T>(branch, w, at.t2), 0.5);
+    if constexpr (kFunction == Function::ratio_k) return sum / argument + correction;
+    const double h_minus_x = order * order * device::reciprocal(at.h + argument);
+    if constexpr (kFunction == Function::slope_ke) return -(h_minus_x / argument + correction);
+    const double inverse_sum = device::reciprocal(sum);
+    if constexpr (kFunction == Function::ratio_i) return fma(argument, inverse_sum, -correction);
     return fma(order + h_minus_x, inverse_sum, correction);
   }
-  const double twice_quotient_minus_one = w * fma(2.0, slope_tail, -value_tail) * inverse_value;
-  const double of_second_order = fma(quotient, at.inverse_h, twice_quotient_minus_one);
-  return fma(at.inverse_h, fma(order, inverse_sum, of_second_order), -correction * correction);
 }
 
 template <Function kFunction, typename T, bool kPaper>
@@ -288,7 +308,8 @@ __device__ double value_at_huge(double order, double argument) {
   if constexpr (kFunction == Function::slope_ke) {
     return -(h_minus_x / small_argument + correction);
   }
-  const double logarithm = log(small_order + h) + log_scale - log(argument);
+  const double ratio = order / argument;
+  const double logarithm = isinf(ratio) ? log(2.0) + log(order) - log(argument) : asinh(ratio);
   const double start = is_scaled(kFunction) ? h_minus_x : h;
   const double exponent = (start - small_order * logarithm) / scale;
   const double half_log_h = 0.5 * (log(h) + log_scale);
@@ -335,9 +356,9 @@ __device__ __noinline__ double exceptional_value(CudaTable table, double order, 
   if constexpr (kFunction == Function::ratio_i_slope) return 0.5 / (order + 1);
   if constexpr (kFunction == Function::ratio_k) return 2 * order / argument;
   if constexpr (kFunction == Function::slope_ke) return -order / argument;
-  const double larger = argument * 0x1p64;
+  const double larger = argument * 0x1p128;  // then at least 2^-946
   const int branch = branch_of<kFunction, T, kPaper>(table, order, larger);
-  const double log_factor = order * (64 * 0.69314718055994530942);
+  const double log_factor = order * (128 * 0.69314718055994530942);
   const double value = value_of<kFunction, T, kPaper>(branch, table, order, larger);
   return is_i(kFunction) ? value - log_factor : value + log_factor;
 }

@@ -43,7 +43,8 @@ constexpr double pi = 3.14159265358979323846;
 constexpr double log2_high = 0.693147180369123816490;
 constexpr double log2_low = 1.90821492927058770002e-10;
 
-// The uniform expansion with so many terms serves h >= bound.
+// The uniform expansion with so many terms serves h >= bound: the one of I and K, and that of the
+// derivative of their logarithms, for ratios and slopes.
 struct ExpansionStep {
   int terms;
   float bound;
@@ -62,6 +63,7 @@ struct Precision<double> {
   // The first term left out is below 2^-53, and at the last bound below a third of an ulp of log I.
   // Fewer than six terms would do from 1155 on, but save less than a mixture of cases costs.
   static constexpr ExpansionStep steps[4] = {{6, 206.f}, {7, 124.f}, {9, 64.f}, {13, 28.5f}};
+  static constexpr ExpansionStep ratio_steps[4] = {{6, 280.f}, {9, 84.f}, {11, 60.f}, {14, 36.f}};
 };
 
 template <>
@@ -72,6 +74,7 @@ struct Precision<float> {
   static constexpr double exp_cutoff = 22;
   // Likewise with 2^-28.
   static constexpr ExpansionStep steps[4] = {{2, 270.f}, {3, 75.f}, {4, 36.f}, {6, 17.5f}};
+  static constexpr ExpansionStep ratio_steps[4] = {{4, 200.f}, {6, 40.f}, {9, 22.f}, {14, 14.f}};
 };
 
 // 2^exponent for -1022 <= exponent <= 1023.
@@ -139,7 +142,7 @@ __device__ inline SplitQuotient split_quotient(double numerator, double numerato
 }
 
 // log((numerator + numerator_low) / denominator) for positive normal numbers below 2^1000, to about
-// 2^-63 of the larger of the result and 1 where Precision asks for it, else to 2^-52.
+// 2^-64 of the larger of the result and 1 where Precision asks for it, else to 2^-52.
 template <typename T>
 __device__ inline DoubleDouble log_quotient(double numerator, double numerator_low,
                                             double denominator) {
@@ -153,10 +156,22 @@ __device__ inline DoubleDouble log_quotient(double numerator, double numerator_l
     const double sum_low = sum.low + parts.numerator_low;
     const double rest = fma(-s, sum_low, fma(-s, sum.high, difference) + parts.numerator_low);
     const double s_low = rest * inverse;
+    // 2 atanh(s + s_low) = 2 s + 2/3 s^3 + ... with the rounding errors of the first two terms: s^3
+    // is up to 2^-7, and the result is multiplied by orders of many digits.
+    constexpr double third_high = 2.0 / 3;
+    constexpr double third_low = 3.7007434154171886e-17;  // 2/3 - third_high
     const double s2 = s * s;
-    const double tail = s * s2 * atanh_tail<Precision<T>::log_terms>(s2);
-    const DoubleDouble result = tables::fast_two_sum(exponent * log2_high, 2 * s);
-    const double low = result.low + fma(2.0, s_low, fma(exponent, log2_low, tail));
+    const double s3 = s * s2;
+    const double s3_low = fma(s, s2, -s3) + s * fma(s, s, -s2);
+    const double cubic = third_high * s3;
+    const double cubic_low = fma(third_high, s3, -cubic) + fma(third_high, s3_low, third_low * s3);
+    const double quintic =
+        s2 * s3 * polynomial<Precision<T>::log_terms - 1>(atanh_coefficients + 1, s2);
+    const DoubleDouble linear = tables::fast_two_sum(exponent * log2_high, 2 * s);
+    const DoubleDouble result = tables::fast_two_sum(linear.high, cubic);
+    const double slope_low = fma(2 * s_low, s2, 2 * s_low);
+    const double low =
+        result.low + (linear.low + fma(exponent, log2_low, slope_low)) + (cubic_low + quintic);
     return tables::fast_two_sum(result.high, low);
   } else {
     const double s =
@@ -273,16 +288,28 @@ __device__ inline double debye_series(double w, double t2) {
   return sum;
 }
 
-// sum_{k >= 1} Q_k(t^2) w^(k-1) with Q_k(t^2) t^k = (1/2 + t d/dt) u_k: times w and with 1/2 added,
-// it is the slope's series.
+// sum_{k >= 1} Q_k(t^2) w^(k-1) and sum_{k >= 1} R_k(t^2) w^(k-1) of the derivatives in x.
 template <int kTerms>
-__device__ inline double debye_slope_series(double w, double t2) {
+__device__ inline double debye_argument_series(double w, double t2) {
   double sum = 0;
 #pragma unroll
   for (int k = kTerms; k >= 1; --k) {
-    double value = debye.slope[k][k];
+    double value = debye.argument[k][k];
 #pragma unroll
-    for (int j = k - 1; j >= 0; --j) value = fma(value, t2, debye.slope[k][j]);
+    for (int j = k - 1; j >= 0; --j) value = fma(value, t2, debye.argument[k][j]);
+    sum = k == kTerms ? value : fma(sum, w, value);
+  }
+  return sum;
+}
+
+template <int kTerms>
+__device__ inline double debye_second_series(double w, double t2) {
+  double sum = 0;
+#pragma unroll
+  for (int k = kTerms; k >= 1; --k) {
+    double value = debye.second[k][k + 1];
+#pragma unroll
+    for (int j = k; j >= 0; --j) value = fma(value, t2, debye.second[k][j]);
     sum = k == kTerms ? value : fma(sum, w, value);
   }
   return sum;
@@ -398,12 +425,15 @@ struct IntegralSums {
   double spacing;
 };
 
-template <typename T, bool kNextOrder>
+// The step that leaves 2^-53 of the integral.
+__device__ inline int integral_stride(double h) {
+  return h < 5 ? 3 : h < 22 ? 2 : 1;
+}
+
+template <typename T>
 __device__ inline IntegralSums integrate_k(double order, double h) {
-  // The step that leaves 2^-53 of the integral.
-  const int stride = h < 5 ? 3 : h < 22 ? 2 : 1;
+  const int stride = integral_stride(h);
   double value = 0;
-  double added = 0;
 #pragma unroll 1
   for (int side = -1; side <= 1; side += 2) {
     const double signed_order = side * order;
@@ -412,14 +442,30 @@ __device__ inline IntegralSums integrate_k(double order, double h) {
       const double exponent =
           fma(signed_order, nodes.sinh_minus_node[j], h * nodes.cosh_minus_one[j]);
       if (exponent > Precision<T>::exp_cutoff) break;
-      const double weight = exp_of_negative<T>(exponent);
-      value += weight;
-      if constexpr (kNextOrder) {
-        const double sinh_node = j * IntegralNodes::spacing + nodes.sinh_minus_node[j];
-        added =
-            fma(weight, fma(static_cast<double>(side), sinh_node, nodes.cosh_minus_one[j]), added);
-      }
+      value += exp_of_negative<T>(exponent);
     }
+  }
+  return {value + 1, 0.0, stride * IntegralNodes::spacing};
+}
+
+// exp(u) - 1 is cosh(u) - 1, small of second order, and sinh(u), whose parts from both sides nearly
+// cancel: they are summed as the difference of the weights at -u and u, formed without loss.
+template <typename T>
+__device__ inline IntegralSums integrate_next_k(double order, double h) {
+  const int stride = integral_stride(h);
+  double value = 0;
+  double added = 0;
+#pragma unroll 1
+  for (int j = stride; j <= IntegralNodes::last; j += stride) {
+    const double odd = order * nodes.sinh_minus_node[j];
+    const double exponent = fma(h, nodes.cosh_minus_one[j], -odd);  // at -u, the smaller one
+    if (exponent > Precision<T>::exp_cutoff) break;
+    const double left = exp_of_negative<T>(exponent);
+    const double difference = left * expm1(-2 * odd);  // right - left
+    const double sinh_node = j * IntegralNodes::spacing + nodes.sinh_minus_node[j];
+    const double both = 2 * left + difference;
+    value += both;
+    added = fma(both, nodes.cosh_minus_one[j], fma(difference, sinh_node, added));
   }
   return {value + 1, added, stride * IntegralNodes::spacing};
 }

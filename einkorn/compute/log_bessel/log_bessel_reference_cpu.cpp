@@ -160,6 +160,7 @@ DoubleDouble ratio_by_continued_fraction(double v, double x) {
 
 // K_{v+1} is the integral of K_v with another factor e^u, and e^peak = (v + s) / x.
 double k_ratio_by_integral(double v, double x) {
+  if (v < 0x1p-500) v = 0;  // as saddle_sums has it
   const SaddleSums sums = saddle_sums(v, x);
   return (v + std::hypot(v, x)) / x * sums.growth;
 }
@@ -195,7 +196,10 @@ double ratio_regular(Quantity quantity, double v, double x) {
                                                : ratio_uniform(quantity, v, x);
   }
   if (quantity == Quantity::ratio_k) return k_ratio_by_integral(v, x);
-  if (quantity == Quantity::slope_k_scaled) return 1 + (v / x - k_ratio_by_integral(v, x));
+  if (quantity == Quantity::slope_k_scaled) {
+    const double ratio = k_ratio_by_integral(v, x);
+    return std::isinf(ratio) ? -infinity : 1 + (v / x - ratio);
+  }
   // 2 m / x would overflow below; there the first term of the series is exact.
   constexpr double tiny = 0x1p-500;
   const DoubleDouble ratio =

@@ -7,25 +7,27 @@
 
 namespace einkorn::log_bessel::tables {
 
-// u_k(t) = t^k * (value[k][0] + value[k][1] t^2 + ... + value[k][k] t^2k), k = 0..13, and
-// slope[k][j] = (k + 2j + 1/2) value[k][j], the coefficients of (1/2 + t d/dt) u_k.
+// u_k(t) = t^k * (value[k][0] + value[k][1] t^2 + ... + value[k][k] t^2k), k = 0..13: the expansion
+// of I and K. argument[k] and second[k], k = 1..14: Q_k and R_k of debye_coefficients_internal.h,
+// the first and second derivatives in x of the expansion of the logarithms.
 struct DebyeTable {
   static constexpr int last = 13;
+  static constexpr int last_derivative = debye_order;
   double value[last + 1][last + 1] = {};
-  double slope[last + 1][last + 1] = {};
+  double argument[last_derivative + 1][last_derivative + 1] = {};
+  double second[last_derivative + 1][last_derivative + 2] = {};
 };
 
 constexpr DebyeTable debye_table() {
   constexpr PolynomialTable<DebyeTable::last> u = debye_polynomials<DebyeTable::last>();
   DebyeTable table;
   table.value[0][0] = 1;
-  table.slope[0][0] = 0.5;
-  for (int k = 1; k <= DebyeTable::last; ++k) {
-    for (int j = 0; j <= k; ++j) {
-      const double coefficient = u[static_cast<std::size_t>(k - 1)][static_cast<std::size_t>(j)];
-      table.value[k][j] = coefficient;
-      table.slope[k][j] = (k + 2 * j + 0.5) * coefficient;
-    }
+  for (std::size_t k = 1; k <= DebyeTable::last; ++k) {
+    for (std::size_t j = 0; j <= k; ++j) table.value[k][j] = u[k - 1][j];
+  }
+  for (std::size_t k = 1; k <= DebyeTable::last_derivative; ++k) {
+    for (std::size_t j = 0; j <= k; ++j) table.argument[k][j] = debye_argument[k - 1][j];
+    for (std::size_t j = 0; j <= k + 1; ++j) table.second[k][j] = debye_second[k - 1][j];
   }
   return table;
 }

@@ -109,6 +109,9 @@ TEST_P(AtEveryIsa, FarBeyondTheDomain) {
   const double tiny = 5e-324;
   EXPECT_DOUBLE_EQ(log_iv(2, tiny), 2 * std::log(tiny) - 3 * std::numbers::ln2);
   EXPECT_DOUBLE_EQ(log_kv(2, tiny), std::numbers::ln2 - 2 * std::log(tiny));
+  const double log_of_k0 = std::log(std::numbers::ln2 - std::log(tiny) - std::numbers::egamma);
+  EXPECT_DOUBLE_EQ(log_kv(0, tiny), log_of_k0);
+  EXPECT_EQ(kv_ratio(0, tiny), infinity);
   EXPECT_TRUE(std::isfinite(log_iv(1e8, tiny)));
   EXPECT_TRUE(std::isfinite(log_kv(1e8, 1e12)));
 }

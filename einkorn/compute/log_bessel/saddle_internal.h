@@ -11,7 +11,7 @@ namespace einkorn::log_bessel {
 //   K_v(x) = e^-(s - v asinh(v/x)) * 1/2 int_-inf^inf exp(-s (cosh w - 1) - v (sinh w - w)) dw.
 struct SaddleSums {
   double integral = 0;  // half the integral of the weight
-  double growth = 0;    // the mean of e^w under it
+  double growth = 0;    // the mean of e^w under it, infinite where it overflows
   double shift = 0;     // the mean of w under it
 };
 
@@ -19,13 +19,13 @@ struct SaddleSums {
 // size of K at the complex order v + 2 pi i / step). Tiny x take thousands of nodes, so the sums
 // are compensated.
 inline SaddleSums saddle_sums(double v, double x) {
+  if (v < 0x1p-500) v = 0;  // K is even in v; differences of the smallest numbers would round away
   constexpr double step = 1.0 / 16;
   constexpr double cut = 45;  // e^-45 = 3e-20
   const double s = std::hypot(v, x);
   const double s_minus_v = x * (x / (s + v));
 
   const auto sinh_minus_argument = [](double w) {
-    if (std::abs(w) > 1) return std::sinh(w) - w;
     double sum = 0;
     double term = w;
     for (int k = 2; k <= 18; k += 2) {
@@ -34,9 +34,17 @@ inline SaddleSums saddle_sums(double v, double x) {
     }
     return sum;
   };
-  // Far to the left both parts are huge and cancel but for e^w.
+  // Far out e^|w| overflows where its product with a tiny s does not, and far to the left both
+  // parts are huge and cancel but for e^w. (s - v) e^-w needs its logarithm where s - v underflows.
+  const double log_s_minus_v = 2 * std::log(x) - std::log(s + v);
   const auto exponent = [&](double w) {
-    if (w < -1) return s_minus_v * std::cosh(w) + v * std::exp(w) - s - v * w;
+    const double root = std::exp(std::abs(w) / 2);
+    if (w > 1) return 0.5 * ((s + v) * root) * root + 0.5 * s_minus_v / root / root - s - v * w;
+    if (w < -1) {
+      const double grown =
+          s_minus_v > 0x1p-900 ? (s_minus_v * root) * root : std::exp(std::abs(w) + log_s_minus_v);
+      return 0.5 * grown + (0.5 * (s + v)) / root / root - s - v * w;
+    }
     const double half = std::sinh(w / 2);
     return 2 * s * half * half + v * sinh_minus_argument(w);
   };
@@ -57,8 +65,9 @@ inline SaddleSums saddle_sums(double v, double x) {
       shifted = shifted + DoubleDouble{weight * w};
     }
   }
-  return {0.5 * step * weights.value(), grown.value() / weights.value(),
-          shifted.value() / weights.value()};
+  // K_{v+1} overflows before K_v does.
+  const double growth = std::isfinite(grown.value()) ? grown.value() / weights.value() : HUGE_VAL;
+  return {0.5 * step * weights.value(), growth, shifted.value() / weights.value()};
 }
 
 }  // namespace einkorn::log_bessel

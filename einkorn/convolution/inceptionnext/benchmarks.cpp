@@ -1,15 +1,17 @@
-#include "einkorn/convolution/inceptionnext/benchmarks.h"
+#include "einkorn/convolution/inceptionnext/benchmarks_internal.h"
 
 #include <ATen/ATen.h>
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 
 #include "einkorn/convolution/depthwise.h"
 #include "einkorn/convolution/inceptionnext/folded_network.h"
 #include "einkorn/convolution/inceptionnext/inception_mixer.h"
-#include "einkorn/convolution/inceptionnext/stock_network.h"
+#include "einkorn/convolution/inceptionnext/stock_network_internal.h"
+#include "einkorn/convolution/inceptionnext/training_step_internal.h"
 #include "einkorn/core/isa.h"
 #include "einkorn/core/tensor.h"
 
@@ -18,12 +20,12 @@ namespace {
 
 using torch::Tensor;
 
-// tiny's first stage: on the CPU a batch of 8 in f32, on a GPU of 64 in bf16.
+// tiny's first stage: on the CPU a batch of 8 in f32, on a GPU of 64 in 16 bits.
 struct Size {
-  explicit Size(Device device)
+  explicit Size(Device device, at::ScalarType on_cuda = at::kBFloat16)
       : images(device == Device::cpu ? 8 : 64),
-        options(torch::dtype(device == Device::cpu ? at::kFloat : at::kBFloat16)
-                    .device(to_torch(device))),
+        options(
+            torch::dtype(device == Device::cpu ? at::kFloat : on_cuda).device(to_torch(device))),
         arithmetic(device == Device::cpu ? Arithmetic::f32 : Arithmetic::bf16) {}
 
   Tensor random_images() const {
@@ -109,7 +111,7 @@ double depthwise_flops(const Size& size) {
 }
 
 Contest forward_contest(Device device) {
-  const Size size(device);
+  const Size size(device, at::kHalf);
   const Tensor x = size.random_images();
   const Tensor weight = torch::randn({Size::channels, 1, 7, 7}, size.options);
   const Tensor bias = torch::randn({Size::channels}, size.options);
@@ -129,7 +131,7 @@ Contest forward_contest(Device device) {
 }
 
 Contest backward_contest(Device device) {
-  const Size size(device);
+  const Size size(device, at::kHalf);
   const Tensor x = size.random_images();
   const Tensor dy = size.random_images();
   const Tensor weight = torch::randn({Size::channels, 1, 7, 7}, size.options);
@@ -183,6 +185,27 @@ Contest network_contest(std::int64_t images, Device device) {
   return contest;
 }
 
+// A step of batch 64 in bf16 takes three times the forward's multiply-adds.
+Contest training_contest(const std::string& model, Device device) {
+  constexpr std::int64_t images = 64;
+  Contest contest;
+  const auto step = [=](Operators operators, at::MemoryFormat format) -> std::function<void()> {
+    const auto made =
+        std::make_shared<TrainingStep>(model, images, at::kBFloat16, operators, format);
+    return [made] { (*made)(); };
+  };
+  contest.ours = timed(step(Operators::ours, at::MemoryFormat::ChannelsLast), device);
+  contest.peer = better_format(
+      [&](at::MemoryFormat format) { return step(Operators::stock, format); }, device);
+  const NetworkCount cost = count(named_config(model), 224, 224);
+  // Each parameter, its gradient and AdamW's two moments are read, and all but the gradient
+  // written.
+  contest.work = {6.0 * static_cast<double>(images * cost.macs),
+                  7.0 * 4 * static_cast<double>(cost.parameters)};
+  contest.arithmetic = Arithmetic::bf16;
+  return contest;
+}
+
 }  // namespace
 
 std::vector<Benchmark> benchmarks() {
@@ -193,9 +216,9 @@ std::vector<Benchmark> benchmarks() {
   return {
       {"Inception mixer, C=96, 56x56 (cpu: N=8 f32; cuda: N=64 bf16)",
        "torch: three convolutions and cat", both, mixer_contest},
-      {"7x7 depthwise forward, C=96, 56x56 (cpu: N=8 f32; cuda: N=64 bf16)", "torch conv2d", both,
+      {"7x7 depthwise forward, C=96, 56x56 (cpu: N=8 f32; cuda: N=64 f16)", "torch conv2d", both,
        forward_contest},
-      {"7x7 depthwise backward, C=96, 56x56 (cpu: N=8 f32; cuda: N=64 bf16)",
+      {"7x7 depthwise backward, C=96, 56x56 (cpu: N=8 f32; cuda: N=64 f16)",
        "torch convolution_backward", both, backward_contest},
       {"tiny inference at 224, one image",
        "torch's operators, unfolded",
@@ -205,7 +228,15 @@ std::vector<Benchmark> benchmarks() {
       {"tiny inference at 224, 128 images, bf16",
        "torch's operators, unfolded",
        {Device::cuda},
-       network(128)}};
+       network(128)},
+      {"tiny, training step, 64 images at 224, bf16",
+       "torch's operators, autocast",
+       {Device::cuda},
+       [](Device device) { return training_contest("tiny", device); }},
+      {"convnext-tiny, training step, 64 images at 224, bf16",
+       "torch's operators, autocast",
+       {Device::cuda},
+       [](Device device) { return training_contest("convnext-tiny", device); }}};
 }
 
 std::vector<KernelChoice> kernels() {

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <array>
 
 #include "einkorn/convolution/depthwise_pass_internal.h"
@@ -10,7 +11,7 @@
 #include "einkorn/core/error.h"
 #include "einkorn/core/trace.h"
 #if EINKORN_WITH_CUDA
-#include <ATen/cuda/CUDAContext.h>
+#include <c10/cuda/CUDAStream.h>
 
 #include "einkorn/convolution/inceptionnext/inception_mixer_cuda.h"
 #endif
@@ -71,12 +72,29 @@ Sizes checked_sizes(const MixerWeights& weights, const ImageTensor& x) {
   return sizes;
 }
 
-// Dense weights of the type that sums have.
-MixerWeights ready_weights(const MixerWeights& weights, const ImageTensor& x) {
+// Dense weights of the type that sums have. Others are converted all at once: six small kernels
+// would take a GPU longer than the convolutions.
+MixerWeights ready_weights(const MixerWeights& given, const ImageTensor& x) {
   const at::ScalarType type = convolution::weight_type(x.tensor.scalar_type());
-  const auto ready = [&](const at::Tensor& tensor) { return tensor.to(type).contiguous(); };
-  return {ready(weights.square),      ready(weights.wide),      ready(weights.tall),
-          ready(weights.square_bias), ready(weights.wide_bias), ready(weights.tall_bias)};
+  const at::Tensor parts[] = {given.square,      given.wide,      given.tall,
+                              given.square_bias, given.wide_bias, given.tall_bias};
+  std::vector<at::Tensor> ready;
+  const auto is_ready = [&](const at::Tensor& part) { return part.scalar_type() == type; };
+  if (std::all_of(std::begin(parts), std::end(parts), is_ready)) {
+    for (const at::Tensor& part : parts) ready.push_back(part.contiguous());
+  } else {
+    std::vector<at::Tensor> flat;
+    std::vector<std::int64_t> sizes;
+    for (const at::Tensor& part : parts) {
+      flat.push_back(part.reshape({-1}));
+      sizes.push_back(part.numel());
+    }
+    const at::Tensor converted = at::cat(flat).to(type);
+    for (const at::Tensor& part : converted.split_with_sizes(sizes)) {
+      ready.push_back(part.view(parts[ready.size()].sizes()));
+    }
+  }
+  return {ready[0], ready[1], ready[2], ready[3], ready[4], ready[5]};
 }
 
 struct Branch {
@@ -156,7 +174,7 @@ void mix_on_cpu(Direction direction, Identity identity, const ImageTensor& x, co
 
 #if EINKORN_WITH_CUDA
 void* current_stream() {
-  return at::cuda::getCurrentCUDAStream().stream();
+  return c10::cuda::getCurrentCUDAStream().stream();
 }
 
 convolution::InceptionMixerProblem device_problem(const ImageTensor& x, const Sizes& sizes,
@@ -249,7 +267,7 @@ at::Tensor mix(Direction direction, Identity identity, const at::Tensor& tensor,
                const MixerWeights& given) {
   const ImageTensor x = convolution::image_tensor(tensor, name);
   const Sizes sizes = checked_sizes(given, x);
-  require(identity == Identity::copied || x.blocks == 1,
+  require(identity == Identity::copied || tensor.dim() == 4,
           "{}: expected [N, C, H, W] where the identity channels are left out", name);
   const std::int64_t channels = identity == Identity::copied ? x.channels() : 3 * sizes.group;
   at::Tensor result = convolution::empty_images_like(x, channels);

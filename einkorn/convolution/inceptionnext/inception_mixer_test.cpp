@@ -129,7 +129,7 @@ TEST_P(MixerAtLevel, WideIsTallOnTheTransposedImage) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Levels, MixerAtLevel, testing::ValuesIn(supported_isas()),
-                         [](const auto& info) { return to_string(info.param); });
+                         [](const auto& level) { return to_string(level.param); });
 
 Tensor in_order(const Tensor& x, int order) {
   if (order == 0) return x.contiguous();

@@ -2,9 +2,9 @@
 
 #include <torch/torch.h>
 
-#include "einkorn/convolution/inceptionnext/benchmarks.h"
-#include "einkorn/convolution/inceptionnext/experiments.h"
-#include "einkorn/convolution/inceptionnext/jobs.h"
+#include "einkorn/convolution/inceptionnext/benchmarks_internal.h"
+#include "einkorn/convolution/inceptionnext/experiments_internal.h"
+#include "einkorn/convolution/inceptionnext/jobs_internal.h"
 
 namespace einkorn::inceptionnext {
 

@@ -1,4 +1,4 @@
-#include "einkorn/convolution/inceptionnext/jobs.h"
+#include "einkorn/convolution/inceptionnext/jobs_internal.h"
 
 #include <fmt/ranges.h>
 #include <torch/torch.h>
@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "einkorn/convolution/inceptionnext/folded_network.h"
+#include "einkorn/convolution/inceptionnext/image_input.h"
 #include "einkorn/convolution/inceptionnext/network.h"
 #include "einkorn/convolution/inceptionnext/network_file.h"
 #include "einkorn/convolution/inceptionnext/receptive_field.h"
@@ -219,21 +220,6 @@ class Runner {
   std::optional<FoldedNetwork> folded_;
 };
 
-// [1, in_channels, resolution, resolution]. Networks of one channel see the luma of the image, in
-// [-1, 1], as they do in training on digits.
-Tensor network_input(const Tensor& image, const NetworkConfig& config, std::int64_t resolution) {
-  nn::Preprocessing how;
-  how.resolution = resolution;
-  how.crop_share = config.crop_share;
-  if (config.in_channels == 3) return nn::preprocess(image, how).unsqueeze(0);
-  require(config.in_channels == 1, "classify: the network has {} input channels; images have 3",
-          config.in_channels);
-  how.mean = {0.5, 0.5, 0.5};
-  how.deviation = {0.5, 0.5, 0.5};
-  const Tensor weights = torch::tensor({0.299f, 0.587f, 0.114f}).view({3, 1, 1});
-  return (nn::preprocess(image, how) * weights).sum(0).view({1, 1, resolution, resolution});
-}
-
 std::vector<std::string> class_names(const Options& options, std::int64_t classes) {
   if (!options.has("labels")) return {};
   const std::string path = options.input("labels").string();
@@ -266,7 +252,7 @@ Report run_classify(const Options& options, const Progress& progress) {
   for (const std::string& path : paths) {
     progress("classifying", static_cast<std::int64_t>(best.size()),
              static_cast<std::int64_t>(paths.size()));
-    const Tensor input = network_input(nn::read_image(path), config, resolution);
+    const Tensor input = image_input(nn::read_image(path), config, resolution);
     const Tensor probabilities =
         runner.logits(input.to(to_torch(options.device()))).softmax(1)[0].to(at::kCPU);
     const auto [values, classes] = probabilities.topk(shown);

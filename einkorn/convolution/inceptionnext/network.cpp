@@ -42,7 +42,7 @@ torch::nn::LayerNorm head_norm(std::int64_t channels) {
 }
 
 // Stochastic depth (Huang et al. 2016): an image's branch is dropped, or scaled up if it is kept.
-torch::Tensor drop_path(const torch::Tensor& branch, double rate, bool training) {
+torch::Tensor drop_images(const torch::Tensor& branch, double rate, bool training) {
   if (rate == 0 || !training) return branch;
   const double keep = 1 - rate;
   return branch * torch::empty({branch.size(0), 1, 1, 1}, branch.options()).bernoulli_(keep) / keep;
@@ -146,7 +146,7 @@ torch::Tensor BlockImpl::mix(const torch::Tensor& x) {
 
 torch::Tensor BlockImpl::forward(const torch::Tensor& x) {
   const torch::Tensor pixels = norm->forward(mix(x)).permute({0, 2, 3, 1});
-  const torch::Tensor branch = drop_path(mlp->forward(pixels) * gamma, drop_path_, is_training());
+  const torch::Tensor branch = drop_images(mlp->forward(pixels) * gamma, drop_path_, is_training());
   return x + branch.permute({0, 3, 1, 2});
 }
 
@@ -189,9 +189,12 @@ HeadImpl::HeadImpl(const NetworkConfig& config)
 }
 
 torch::Tensor HeadImpl::forward(const torch::Tensor& features) {
-  torch::Tensor x = features.mean({2, 3});
-  if (first_) x = at::gelu(first_->forward(x));
-  return classifier_->forward(dropout_->forward(norm_->forward(x)));
+  return classify(features.mean({2, 3}));
+}
+
+torch::Tensor HeadImpl::classify(torch::Tensor pooled) {
+  if (first_) pooled = at::gelu(first_->forward(pooled));
+  return classifier_->forward(dropout_->forward(norm_->forward(pooled)));
 }
 
 namespace {
@@ -239,13 +242,17 @@ NetworkImpl::NetworkImpl(const NetworkConfig& config)
   head = register_module("head", Head(config));
 }
 
-std::vector<torch::Tensor> NetworkImpl::features(const torch::Tensor& images) {
+void NetworkImpl::check_images(const torch::Tensor& images) const {
   require(images.dim() == 4 && images.size(1) == config_.in_channels,
           "network: expected images [N, {}, height, width]", config_.in_channels);
   const std::int64_t least = patch << (config_.stages() - 1);
   require(images.size(2) >= least && images.size(3) >= least,
           "network: expected images of at least {} x {} pixels, got {} x {}", least, least,
           images.size(2), images.size(3));
+}
+
+std::vector<torch::Tensor> NetworkImpl::features(const torch::Tensor& images) {
+  check_images(images);
   torch::Tensor x = images.contiguous(at::MemoryFormat::ChannelsLast);
   x = stem_norm->forward(stem->forward(x));
   std::vector<torch::Tensor> outputs;

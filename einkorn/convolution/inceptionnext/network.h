@@ -86,6 +86,7 @@ class BlockImpl : public torch::nn::Module {
 
   torch::Tensor forward(const torch::Tensor& x);
   torch::Tensor mix(const torch::Tensor& x);
+  double drop_path_rate() const { return drop_path_; }
 
   InceptionMixer inception{nullptr};   // of Mixer::inception
   DepthwiseKernel depthwise{nullptr};  // of Mixer::depthwise
@@ -118,6 +119,7 @@ class HeadImpl : public torch::nn::Module {
   explicit HeadImpl(const NetworkConfig& config);
 
   torch::Tensor forward(const torch::Tensor& features);
+  torch::Tensor classify(torch::Tensor pooled);  // of means over the pixels [N, C]
 
  private:
   torch::nn::Linear first_{nullptr};
@@ -139,6 +141,9 @@ class NetworkImpl : public torch::nn::Module {
 
   // The outputs of the stages, at strides 4, 8, 16, ...
   std::vector<torch::Tensor> features(const torch::Tensor& images);
+
+  // Throws InvalidArgument for images that forward() does not take.
+  void check_images(const torch::Tensor& images) const;
 
   const NetworkConfig& config() const { return config_; }
 

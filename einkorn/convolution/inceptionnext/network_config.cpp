@@ -58,6 +58,29 @@ std::int64_t floor_share(double share, std::int64_t channels) {
 
 constexpr std::int64_t patch = 4;  // of the stem, pixels a side
 
+// Far beyond any network; products of them are in range.
+constexpr std::int64_t most_channels = 1 << 30;
+constexpr double largest_mlp_ratio = 1 << 10;
+
+// Far beyond any network, and low enough that no count overflows.
+void check_countable(const NetworkConfig& config, std::int64_t height, std::int64_t width) {
+  constexpr double most = 1e18;
+  const double pixels = static_cast<double>(height) * static_cast<double>(width);
+  const auto widest =
+      static_cast<double>(*std::max_element(config.dims.begin(), config.dims.end()));
+  const double ends = static_cast<double>(config.classes) + static_cast<double>(config.in_channels);
+  const double kernels = std::pow(static_cast<double>(config.kernel_size), 2) +
+                         std::pow(static_cast<double>(config.square_size), 2) +
+                         2 * static_cast<double>(config.band_size);
+  // Stem, downsampling and head, then the blocks.
+  double macs = (pixels + 1) * widest * (16 * ends + 8 * widest);
+  for (std::size_t i = 0; i < config.dims.size(); ++i) {
+    macs += (pixels + 1) * static_cast<double>(config.depths[i]) * widest *
+            (2 * config.mlp_ratios[i] * widest + kernels + 8);
+  }
+  require(macs <= most, "network: at {} x {} pixels it is too large to be counted", height, width);
+}
+
 // A layer of `out` units that each see `in` inputs, with a bias.
 std::int64_t layer_parameters(std::int64_t in, std::int64_t out) {
   return (in + 1) * out;
@@ -128,6 +151,18 @@ Mixer parse_mixer(const std::string& name) {
                                     name, hint(name, {"inception", "depthwise", "identity"})));
 }
 
+std::string to_string(Frame frame) {
+  return frame == Frame::metanext ? "metanext" : "convnext";
+}
+
+Frame parse_frame(const std::string& name) {
+  for (const Frame frame : {Frame::metanext, Frame::convnext}) {
+    if (to_string(frame) == name) return frame;
+  }
+  throw InvalidArgument(fmt::format("frame: expected metanext or convnext, got '{}'{}", name,
+                                    hint(name, {"metanext", "convnext"})));
+}
+
 std::int64_t NetworkConfig::branch_channels(std::int64_t channels) const {
   return floor_share(branch_ratio, channels);
 }
@@ -150,8 +185,9 @@ const std::vector<std::string>& config_names() {
 NetworkConfig named_config(const std::string& given) {
   std::string name = given;
   std::replace(name.begin(), name.end(), '_', '-');
-  constexpr std::string_view prefix = "inceptionnext-";
-  if (name.rfind(prefix, 0) == 0) name.erase(0, prefix.size());
+  for (const std::string_view prefix : {"inceptionnext-", "inception-next-"}) {
+    if (name.rfind(prefix, 0) == 0) name.erase(0, prefix.size());
+  }
   if (name == "atto") return atto();
   if (name == "tiny") return make({3, 3, 9, 3}, {96, 192, 384, 768});
   if (name == "small") return make({3, 3, 27, 3}, {96, 192, 384, 768});
@@ -170,10 +206,12 @@ void check(const NetworkConfig& config) {
           "network: expected as many depths ({}) and MLP ratios ({}) as dims ({}), at least one",
           config.depths.size(), config.mlp_ratios.size(), stages);
   for (std::size_t i = 0; i < stages; ++i) {
-    require(config.dims[i] >= 1 && config.depths[i] >= 0,
+    require(config.dims[i] >= 1 && config.dims[i] <= most_channels && config.depths[i] >= 0,
             "network: stage {} has {} channels and {} blocks", i, config.dims[i], config.depths[i]);
-    require(config.mlp_ratios[i] > 0 && config.hidden_channels(static_cast<std::int64_t>(i)) >= 1,
-            "network: MLP ratio {} of stage {} leaves no hidden channel", config.mlp_ratios[i], i);
+    require(config.mlp_ratios[i] > 0 && config.mlp_ratios[i] <= largest_mlp_ratio &&
+                config.hidden_channels(static_cast<std::int64_t>(i)) >= 1,
+            "network: MLP ratio {} of stage {} leaves no hidden channel, or too many",
+            config.mlp_ratios[i], i);
     if (config.mixer == Mixer::inception) {
       require(config.branch_channels(config.dims[i]) >= 1,
               "network: branch ratio {} of {} channels leaves none", config.branch_ratio,
@@ -206,10 +244,15 @@ void check(const NetworkConfig& config) {
   require(config.drop_path >= 0 && config.drop_path < 1 && config.head_dropout >= 0 &&
               config.head_dropout < 1,
           "network: drop path and head dropout: expected numbers >= 0 and < 1");
+  require(config.resolution >= 1 && config.crop_share > 0 && config.crop_share <= 1,
+          "network: resolution {} and crop share {}: expected a number >= 1 and one > 0 and <= 1",
+          config.resolution, config.crop_share);
+  require(std::isfinite(config.layer_scale), "network: layer scale: expected a finite number");
 }
 
 NetworkCount count(const NetworkConfig& config, std::int64_t height, std::int64_t width) {
   check(config);
+  check_countable(config, height, width);
   NetworkCount found;
   height /= patch;
   width /= patch;

@@ -14,6 +14,7 @@ enum class Mixer {
   identity,   // nothing: a network without spatial kernels between its stages
 };
 
+// Parsing throws InvalidArgument for other names.
 std::string to_string(Mixer mixer);
 Mixer parse_mixer(const std::string& name);
 
@@ -21,6 +22,9 @@ Mixer parse_mixer(const std::string& name);
 //   metanext: BatchNorm, 1 x 1 convolutions, head pool - linear - GELU - LayerNorm - linear
 //   convnext: LayerNorm, linear layers, head pool - LayerNorm - linear
 enum class Frame { metanext, convnext };
+
+std::string to_string(Frame frame);
+Frame parse_frame(const std::string& name);
 
 struct NetworkConfig {
   Frame frame = Frame::metanext;
@@ -48,7 +52,8 @@ struct NetworkConfig {
 };
 
 // atto, tiny, small, base, base-384 (Yu et al., table 8), convnext-tiny (Liu et al. 2022), and toy
-// (three stages for images of 32 x 32). Also with the prefix "inceptionnext-" and with underscores.
+// (three stages for images of 32 x 32). Also with the prefixes of the paper's code and of timm,
+// "inceptionnext_" and "inception_next_", and with underscores.
 // Throws InvalidArgument with the nearest name as a hint.
 NetworkConfig named_config(const std::string& name);
 const std::vector<std::string>& config_names();

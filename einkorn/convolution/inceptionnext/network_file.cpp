@@ -17,7 +17,7 @@ std::string joined(const auto& values) {
 }
 
 Metadata metadata_of(const NetworkConfig& config) {
-  return {{marker, config.frame == Frame::metanext ? "metanext" : "convnext"},
+  return {{marker, to_string(config.frame)},
           {"depths", joined(config.depths)},
           {"dims", joined(config.dims)},
           {"mlp_ratios", joined(config.mlp_ratios)},
@@ -89,7 +89,6 @@ std::optional<NetworkConfig> config_of(const Metadata& metadata, const std::stri
   if (metadata.count(marker) == 0) return std::nullopt;
   const Reader reader(metadata, path);
   NetworkConfig config;
-  config.frame = reader.word(marker) == "convnext" ? Frame::convnext : Frame::metanext;
   config.depths = reader.integers("depths");
   config.dims = reader.integers("dims");
   config.mlp_ratios = reader.reals("mlp_ratios");
@@ -103,12 +102,25 @@ std::optional<NetworkConfig> config_of(const Metadata& metadata, const std::stri
   config.resolution = reader.integer("resolution");
   config.crop_share = reader.real("crop_share");
   try {
+    config.frame = parse_frame(reader.word(marker));
     config.mixer = parse_mixer(reader.word("mixer"));
     check(config);
   } catch (const InvalidArgument& error) {
     throw BadFile(path, "metadata", error.what());
   }
   return config;
+}
+
+// Refuses metadata of a network so much larger than the file that building it would be a trap.
+// (Folding saves far less than half of the parameters.)
+void check_fits(const NetworkConfig& config, std::int64_t values, const std::string& path) {
+  try {
+    const std::int64_t parameters = count(config, config.resolution, config.resolution).parameters;
+    require(parameters / 2 <= values, "a network of {} parameters; the file holds {} values",
+            parameters, values);
+  } catch (const InvalidArgument& error) {
+    throw BadFile(path, "metadata", error.what());
+  }
 }
 
 bool has_suffix(const std::string& name, const std::string& suffix) {
@@ -152,13 +164,16 @@ NetworkFile read_network_file(const std::filesystem::path& path) {
   file.tensors = nn::read_tensors(path, &metadata);
   file.config = config_of(metadata, file.path);
   file.folded = true;
+  std::int64_t values = 0;
   for (const auto& [name, tensor] : file.tensors) {
     if (has_suffix(name, ".running_mean") || has_suffix(name, ".gamma")) file.folded = false;
+    values += tensor.numel();
     if (tensor.is_floating_point() && !tensor.isfinite().all().item<bool>()) {
       throw BadFile(file.path, fmt::format("tensor '{}'", name),
                     "holds values that are not finite");
     }
   }
+  if (file.config) check_fits(*file.config, values, file.path);
   return file;
 }
 

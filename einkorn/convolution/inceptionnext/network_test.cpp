@@ -318,7 +318,7 @@ TEST_P(FoldedAtLevel, FoldedNetworksAgreeToAHundredThousandth) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Levels, FoldedAtLevel, testing::ValuesIn(supported_isas()),
-                         [](const auto& info) { return to_string(info.param); });
+                         [](const auto& level) { return to_string(level.param); });
 
 TEST(FoldedNetwork, OtherTypesGoThroughTorchsProducts) {
   const torch::NoGradGuard no_grad;
@@ -403,6 +403,7 @@ TEST(NetworkConfig, RefusesWhatCannotBeBuilt) {
   refused([](auto& c) { c.drop_path = 1; }, "drop path");
   EXPECT_THROW(named_config("tinny"), InvalidArgument);
   EXPECT_EQ(named_config("inceptionnext_base_384").resolution, 384);
+  EXPECT_EQ(named_config("inception_next_atto").band_size, 9);
   EXPECT_THROW(count(named_config("tiny"), 16, 224), InvalidArgument);
 }
 

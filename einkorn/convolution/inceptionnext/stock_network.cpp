@@ -1,4 +1,4 @@
-#include "einkorn/convolution/inceptionnext/stock_network.h"
+#include "einkorn/convolution/inceptionnext/stock_network_internal.h"
 
 #include <ATen/ATen.h>
 
@@ -46,8 +46,9 @@ torch::Tensor depthwise_by_im2col(const torch::Tensor& x, const torch::Tensor& w
                                   const torch::Tensor& bias) {
   const std::int64_t kh = weight.size(2);
   const std::int64_t kw = weight.size(3);
-  const torch::Tensor patches = at::im2col(x.contiguous(), {kh, kw}, 1, {kh / 2, kw / 2}, 1)
-                                    .view({x.size(0), x.size(1), kh * kw, x.size(2) * x.size(3)});
+  const torch::Tensor patches =
+      at::im2col(x.contiguous(), {kh, kw}, {1, 1}, {kh / 2, kw / 2}, {1, 1})
+          .view({x.size(0), x.size(1), kh * kw, x.size(2) * x.size(3)});
   const torch::Tensor sums = at::matmul(weight.view({x.size(1), 1, kh * kw}), patches);
   return sums.view(x.sizes()) + bias.view({-1, 1, 1});
 }
@@ -66,10 +67,10 @@ torch::Tensor stock_forward(NetworkImpl& network, const torch::Tensor& images,
                             const DepthwiseFunction& depthwise, std::vector<BlockTime>* times) {
   torch::Tensor x = network.stem_norm->forward(network.stem->forward(images));
   for (std::size_t i = 0; i < network.stages.size(); ++i) {
-    const Stage& stage = network.stages[i];
+    Stage& stage = network.stages[i];
     if (stage->downsample) x = stage->downsample->forward(stage->downsample_norm->forward(x));
     for (std::size_t j = 0; j < stage->blocks.size(); ++j) {
-      const Block& block = stage->blocks[j];
+      Block& block = stage->blocks[j];
       const auto begin = std::chrono::steady_clock::now();
       const torch::Tensor mixed = mix(depthwise, block, x);
       const double mixer_seconds = seconds_since(begin);

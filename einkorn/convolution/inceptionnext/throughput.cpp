@@ -1,6 +1,6 @@
-#include "einkorn/convolution/inceptionnext/throughput.h"
+#include "einkorn/convolution/inceptionnext/throughput_internal.h"
 
-#include <ATen/autocast_mode.h>
+#include <fmt/format.h>
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -8,7 +8,8 @@
 
 #include "einkorn/convolution/inceptionnext/folded_network.h"
 #include "einkorn/convolution/inceptionnext/network.h"
-#include "einkorn/convolution/inceptionnext/stock_network.h"
+#include "einkorn/convolution/inceptionnext/stock_network_internal.h"
+#include "einkorn/convolution/inceptionnext/training_step_internal.h"
 #include "einkorn/core/device.h"
 
 namespace einkorn::inceptionnext {
@@ -19,26 +20,8 @@ using Forward = std::function<Tensor(const Tensor&)>;
 
 constexpr std::int64_t batch = 128;
 
-// Casts to bf16 where torch's autocast does, while it lives.
-class Autocast {
- public:
-  explicit Autocast(bool enabled) : before_(at::autocast::is_autocast_enabled(at::kCUDA)) {
-    at::autocast::set_autocast_enabled(at::kCUDA, enabled);
-    at::autocast::set_autocast_dtype(at::kCUDA, at::kBFloat16);
-  }
-  ~Autocast() {
-    at::autocast::clear_cache();
-    at::autocast::set_autocast_enabled(at::kCUDA, before_);
-  }
-  Autocast(const Autocast&) = delete;
-  Autocast& operator=(const Autocast&) = delete;
-
- private:
-  bool before_;
-};
-
 struct Speed {
-  double training = 0;   // images/s of forward and backward
+  double training = 0;   // images/s
   double inference = 0;  // images/s
 };
 
@@ -52,28 +35,8 @@ double images_per_second(const std::function<void()>& step, int rounds) {
   return static_cast<double>(batch) / *middle;
 }
 
-double training_speed(NetworkImpl& network, const Forward& forward, const Tensor& images, bool bf16,
-                      int rounds) {
-  network.train();
-  const Tensor labels =
-      torch::arange(images.size(0), images.options().dtype(at::kLong)).remainder(1000);
-  return images_per_second(
-      [&] {
-        network.zero_grad();
-        Tensor loss;
-        {
-          const Autocast autocast(bf16);
-          loss = at::cross_entropy_loss(forward(images).to(at::kFloat), labels);
-        }
-        loss.backward();
-      },
-      rounds);
-}
-
-double inference_speed(NetworkImpl& network, const Forward& forward, const Tensor& images,
-                       bool bf16, int rounds) {
+double inference_speed(const Forward& forward, const Tensor& images, bool bf16, int rounds) {
   const torch::NoGradGuard no_grad;
-  network.eval();
   return images_per_second(
       [&] {
         const Autocast autocast(bf16);
@@ -82,39 +45,42 @@ double inference_speed(NetworkImpl& network, const Forward& forward, const Tenso
       rounds);
 }
 
+double training_speed(const std::string& model, bool bf16, Operators operators,
+                      at::MemoryFormat format, int rounds) {
+  TrainingStep step(model, batch, bf16 ? at::kBFloat16 : at::kFloat, operators, format);
+  return images_per_second([&] { step(); }, rounds);
+}
+
 // The better of both memory formats, as users would find.
-Speed stock_speed(NetworkImpl& network, const Tensor& images, bool bf16, int rounds) {
+Speed stock_speed(const std::string& model, NetworkImpl& network, const Tensor& images, bool bf16,
+                  int rounds) {
   const Forward forward = [&](const Tensor& some) { return stock_forward(network, some); };
   Speed best;
   for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast}) {
-    network.to(at::kCUDA);
-    for (Tensor& parameter : network.parameters()) {
-      if (parameter.dim() == 4) {
-        parameter.set_data(parameter.detach().contiguous(format));
-      }
-    }
+    set_memory_format(network, format);
     const Tensor some = images.contiguous(format);
-    best.training = std::max(best.training, training_speed(network, forward, some, bf16, rounds));
-    best.inference =
-        std::max(best.inference, inference_speed(network, forward, some, bf16, rounds));
+    best.training =
+        std::max(best.training, training_speed(model, bf16, Operators::stock, format, rounds));
+    best.inference = std::max(best.inference, inference_speed(forward, some, bf16, rounds));
   }
   return best;
 }
 
-Speed own_speed(NetworkImpl& network, const Tensor& images, bool bf16, int rounds) {
-  const Tensor some = images.contiguous(at::MemoryFormat::ChannelsLast);
-  const Forward forward = [&](const Tensor& one) { return network.forward(one); };
+Speed own_speed(const std::string& model, NetworkImpl& network, const Tensor& images, bool bf16,
+                int rounds) {
+  const auto format = at::MemoryFormat::ChannelsLast;
+  const Tensor some = images.contiguous(format);
   Speed speed;
-  speed.training = training_speed(network, forward, some, bf16, rounds);
-  network.eval();
+  speed.training = training_speed(model, bf16, Operators::ours, format, rounds);
   if (network.config().frame == Frame::metanext) {
     FoldedNetwork folded(network);
     folded.to(at::kCUDA, bf16 ? at::kBFloat16 : at::kFloat);
     const Tensor cast = some.to(bf16 ? at::kBFloat16 : at::kFloat);
     const Forward run = [&](const Tensor&) { return folded.forward(cast); };
-    speed.inference = inference_speed(network, run, some, false, rounds);
+    speed.inference = inference_speed(run, some, false, rounds);
   } else {
-    speed.inference = inference_speed(network, forward, some, bf16, rounds);
+    const Forward run = [&](const Tensor& one) { return network.forward(one); };
+    speed.inference = inference_speed(run, some, bf16, rounds);
   }
   return speed;
 }
@@ -129,7 +95,8 @@ void judge_throughput(const ReproductionRun& run, Evidence& evidence) {
   const Tensor images =
       torch::randn({batch, 3, 224, 224}, torch::dtype(at::kFloat).device(at::kCUDA));
   Table table{
-      fmt::format("Images per second, batch {}, 224 x 224 (training: forward, backward)", batch),
+      fmt::format("Images per second, batch {}, 224 x 224 (training: forward, backward, AdamW)",
+                  batch),
       {"model", "type", "training", "training, stock torch", "inference", "inference, stock torch"},
       {}};
   std::map<std::pair<std::string, bool>, Speed> ours;
@@ -138,10 +105,13 @@ void judge_throughput(const ReproductionRun& run, Evidence& evidence) {
   for (const std::string& name : names) {
     Network network(named_config(name));
     network->to(at::kCUDA);
-    for (const bool bf16 : {false, true}) {
-      run.progress("throughput of " + name, done++, static_cast<std::int64_t>(2 * names.size()));
-      const Speed own = own_speed(*network, images, bf16, rounds);
-      const Speed theirs = stock_speed(*network, images, bf16, rounds);
+    network->eval();
+    for (const bool bf16 : {true, false}) {
+      if (!bf16 && !run.full) continue;
+      run.progress("throughput of " + name, done++,
+                   static_cast<std::int64_t>((run.full ? 2 : 1) * names.size()));
+      const Speed own = own_speed(name, *network, images, bf16, rounds);
+      const Speed theirs = stock_speed(name, *network, images, bf16, rounds);
       ours[{name, bf16}] = own;
       stock[{name, bf16}] = theirs;
       table.rows.push_back({name, bf16 ? "bf16" : "f32", own.training, theirs.training,

@@ -1,4 +1,4 @@
-"""Where the tests find the build. Rooms that it leaves out (EINKORN_SYSTEMS) have nothing to test."""
+"""Where tests find the build; rooms that it leaves out (EINKORN_SYSTEMS) have nothing to test."""
 
 import os
 from pathlib import Path

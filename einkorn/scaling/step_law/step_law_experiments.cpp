@@ -56,7 +56,7 @@ void judge_landscapes(Evidence& evidence) {
       {"least curvature of the 17 landscapes", least_curvature, Relation::greater, 0});
   evidence.tables.push_back(std::move(table));
   evidence.plots.push_back(std::move(plot));
-  evidence.notes.push_back(
+  evidence.notes.emplace_back(
       "The Microsoft law is scored as printed; its units are doubtful, and its figure says no more "
       "than that.");
 }
@@ -65,7 +65,7 @@ void judge_landscapes(Evidence& evidence) {
 void judge_runs(Evidence& evidence) {
   const auto path = test_data("scaling-steplaw/dense_lr_bs_loss.csv");
   if (!path) {
-    evidence.notes.push_back(
+    evidence.notes.emplace_back(
         "The published table of runs is not here (EINKORN_DATA): not scored on it.");
     return;
   }
@@ -99,7 +99,7 @@ Evidence reproduce(const ReproductionRun& run) {
   judge_trained(
       train_studies(demonstration_studies(run.device), run.device, first_seed, run.progress),
       evidence);
-  evidence.notes.push_back(
+  evidence.notes.emplace_back(
       "Text, sizes and grids of the models trained here were chosen after a sweep with other seeds "
       "(README.md of the system); the runs shown had no part in it.");
   return evidence;

@@ -41,10 +41,10 @@ table.summary td:first-child { white-space: nowrap; }
 .plots figure { margin: 0; }
 .plots svg { width: 100%; max-width: 44rem; height: auto; color: var(--ink); }
 @media (max-width: 40rem) {
-  table.summary thead { display: none; }
-  table.summary tr { display: block; border-bottom: 1px solid var(--line); padding: .6rem 0; }
-  table.summary td { display: block; border: 0; padding: .1rem 0; text-align: left; }
-  table.summary td[data-name]::before { content: attr(data-name) ": "; color: var(--faint); }
+  table.cards thead { display: none; }
+  table.cards tr { display: block; border-bottom: 1px solid var(--line); padding: .6rem 0; }
+  table.cards td { display: block; border: 0; padding: .1rem 0; text-align: left; white-space: normal; }
+  table.cards td[data-name]::before { content: attr(data-name) ": "; color: var(--faint); }
 }
 @media print {
   :root { --ink: #000; --paper: #fff; --faint: #444; --line: #bbb; --good: #060; --bad: #900; --card: #fff; }
@@ -164,17 +164,17 @@ std::string html(const std::vector<std::string>& notes) {
 
 std::string checks_table(const std::vector<Check>& checks) {
   std::string text =
-      "<div class=\"scroll\"><table><thead><tr><th>figure</th><th class=\"number\">measured</th>"
+      "<table class=\"cards\"><thead><tr><th>figure</th><th class=\"number\">measured</th>"
       "<th class=\"number\">expected</th>"
       "<th></th></tr></thead><tbody>\n";
   for (const Check& check : checks) {
     text += fmt::format(
-        "<tr><td>{}</td><td class=\"number\">{} {}</td><td "
-        "class=\"number\">{}</td><td>{}</td></tr>\n",
+        "<tr><td>{}</td><td class=\"number\" data-name=\"measured\">{} {}</td>"
+        "<td class=\"number\" data-name=\"expected\">{}</td><td>{}</td></tr>\n",
         escaped(check.name), readable(check.measured), escaped(check.unit), expectation(check),
         verdict(check.pass()));
   }
-  return text + "</tbody></table></div>\n";
+  return text + "</tbody></table>\n";
 }
 
 // The check that a summary line shows: one that failed, else the first.
@@ -187,7 +187,7 @@ const Check* telling(const Evidence& evidence) {
 
 std::string summary(const std::vector<Outcome>& outcomes) {
   std::string text =
-      "<table class=\"summary\"><thead><tr><th>system</th><th>claim</th><th>measured</th>"
+      "<table class=\"summary cards\"><thead><tr><th>system</th><th>claim</th><th>measured</th>"
       "<th>expected</th><th>verdict</th></tr></thead><tbody>\n";
   for (const Outcome& outcome : outcomes) {
     const Check* check = telling(outcome.evidence);

@@ -8,8 +8,9 @@ REPORT ?= report.html
 
 .PHONY: run test build bench format check clean install setup sanitize
 
+# Exit code 1 says that a claim did not hold here: a result, not a failure of `make run`.
 run: build
-	build/einkorn reproduce --html $(REPORT) --force
+	build/einkorn reproduce --html $(REPORT) --force || [ $$? -eq 1 ]
 
 build: setup
 	@[ -f build/build.ninja ] || cmake --preset $(PRESET) -DPython_EXECUTABLE=$(PYTHON)

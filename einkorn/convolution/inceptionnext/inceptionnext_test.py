@@ -527,6 +527,13 @@ def test_same_seed_same_weights(trained, tmp_path):
     assert third["result"]["train_loss"] != printed["result"]["train_loss"]
 
 
+def test_mixed_precision_is_for_cuda(tmp_path):
+    out = tmp_path / "out.safetensors"
+    said = refused("train", "--precision", "bf16", "--out", str(out))
+    assert "--precision: bf16 needs --device cuda" in said
+    assert not out.exists()
+
+
 def test_interrupted_training_resumes_to_the_same_result(trained, tmp_path):
     """Ctrl-C after an epoch, then --resume: the weights are those of an unbroken run."""
     path, printed = trained

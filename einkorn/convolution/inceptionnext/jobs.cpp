@@ -7,6 +7,7 @@
 
 #include "einkorn/convolution/inceptionnext/folded_network.h"
 #include "einkorn/convolution/inceptionnext/image_input.h"
+#include "einkorn/convolution/inceptionnext/mixed_precision.h"
 #include "einkorn/convolution/inceptionnext/network.h"
 #include "einkorn/convolution/inceptionnext/network_file.h"
 #include "einkorn/convolution/inceptionnext/receptive_field.h"
@@ -152,6 +153,8 @@ Plot loss_plot(const nn::TrainingHistory& history) {
 
 Report run_train(const Options& options, const Progress& progress) {
   require_available(options.device());
+  require(options.text("precision") == "f32" || options.device() == Device::cuda,
+          "--precision: bf16 needs --device cuda");
   const at::Device device = to_torch(options.device());
   const nn::TrainingOptions how = training_options(options);
   const nn::DataSplit data = nn::digits();
@@ -172,7 +175,11 @@ Report run_train(const Options& options, const Progress& progress) {
   const auto on_device = [&](const nn::LabelledImages& some) {
     return nn::LabelledImages{some.images.to(device), some.labels.to(device), some.classes};
   };
-  const nn::Classifier classifier = [&](const Tensor& images) { return network->forward(images); };
+  const bool mixed = options.text("precision") == "bf16";
+  const nn::Classifier classifier = [&](const Tensor& images) {
+    return mixed && network->is_training() ? mixed_precision_forward(*network, images)
+                                           : network->forward(images);
+  };
   const auto history =
       nn::train_classifier(*network, classifier, on_device(data.train), how, progress);
   const double test = nn::accuracy(*network, classifier, on_device(data.test));
@@ -355,6 +362,9 @@ Job train_job() {
                .otherwise(0)
                .help("rate at which the last block is dropped"),
            weights_option(),
+           choice("precision", {"f32", "bf16"})
+               .otherwise("f32")
+               .help("of activations and matrix products; weights and sums are f32 (bf16: cuda)"),
            output_file("out").required().help("write the trained weights to this safetensors file"),
            text("checkpoint").help("file that holds the state of the run after every epoch"),
            flag("resume").help("go on from the checkpoint, if it is there"), seed_option(),

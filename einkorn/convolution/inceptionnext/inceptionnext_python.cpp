@@ -5,6 +5,7 @@
 
 #include "einkorn/convolution/inceptionnext/folded_network.h"
 #include "einkorn/convolution/inceptionnext/image_input.h"
+#include "einkorn/convolution/inceptionnext/mixed_precision.h"
 #include "einkorn/convolution/inceptionnext/network.h"
 #include "einkorn/convolution/inceptionnext/network_file.h"
 #include "einkorn/convolution/inceptionnext/receptive_field.h"
@@ -123,6 +124,7 @@ void bind_networks(py::module_& module) {
       .def("config", [](const NetworkImpl& self) { return to_python(self.config()); })
       .def("forward", &NetworkImpl::forward, Release())
       .def("features", &NetworkImpl::features, Release())
+      .def("mixed_precision_forward", &mixed_precision_forward, Release())
       .def("train", [](NetworkImpl& self, bool mode) { self.train(mode); })
       .def("parameters", [](const NetworkImpl& self) { return as_list(self.named_parameters()); })
       .def("buffers", [](const NetworkImpl& self) { return as_list(self.named_buffers()); })

@@ -528,6 +528,8 @@ def test_same_seed_same_weights(trained, tmp_path):
 
 
 def test_mixed_precision_is_for_cuda(tmp_path):
+    with pytest.raises(ValueError, match="(?i)cuda"):
+        inceptionnext.Network("toy").mixed_precision_forward(torch.zeros(1, 3, 32, 32))
     out = tmp_path / "out.safetensors"
     said = refused("train", "--precision", "bf16", "--out", str(out))
     assert "--precision: bf16 needs --device cuda" in said

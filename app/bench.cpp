@@ -1,9 +1,5 @@
 #include <fmt/format.h>
 
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -87,17 +83,7 @@ Row run_one(const System& system, const Benchmark& benchmark, Device device, dou
   return row;
 }
 
-// A side that allocates its output anew at each call would else be timed with the page faults of
-// memory that the C library had given back to the system.
-void keep_freed_memory() {
-#ifdef __GLIBC__
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that it takes
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
-#endif
-}
-
 std::vector<Row> run_all(const BenchRequest& request) {
-  keep_freed_memory();
   std::vector<Row> rows;
   ProgressLine line(request.quiet || request.json);
   const Progress progress = line.progress();

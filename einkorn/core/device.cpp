@@ -2,6 +2,10 @@
 
 #include <torch/cuda.h>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include <algorithm>
 #include <chrono>
 
@@ -19,6 +23,15 @@ std::string why_unavailable(Device device) {
   return "";
 #else
   return "this build has no CUDA (it needs nvcc and a torch with CUDA)";
+#endif
+}
+
+// A call that allocates its result anew would else be timed, or not, with the page faults of memory
+// that the C library had given back to the system after the call before.
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that it takes
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
 #endif
 }
 
@@ -49,6 +62,7 @@ void synchronize(Device device) {
 }
 
 TimedCall timed(std::function<void()> call, Device device) {
+  keep_freed_memory();
   const auto seconds_of = [device](const std::function<void()>& run, int times) {
     synchronize(device);
     const auto begin = std::chrono::steady_clock::now();

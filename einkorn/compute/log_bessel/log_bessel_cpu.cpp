@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -247,12 +248,30 @@ HWY_INLINE std::size_t Choose(Branch branch, std::size_t size, const double* v, 
   return count;
 }
 
+template <class Method, typename T>
+void EvaluateAll(Quantity quantity, const Points<T>& points);
+
+// A point outside the range of the vector kernels. K_{-v} = K_v and I_{-n} = I_n to the last bit.
+template <class Method>
+double EvaluateSpecial(Quantity quantity, double v, double x) {
+  const bool is_k = quantity == Quantity::log_k || quantity == Quantity::log_k_scaled;
+  const bool is_log = quantity <= Quantity::log_k_scaled;
+  if (v < 0 && is_log && (is_k || v == std::floor(v))) {
+    const double order = -v;
+    double result = 0;
+    EvaluateAll<Method>(quantity, Points<double>{1, &order, 1, &x, 1, &result, 1});
+    return result;
+  }
+  return reference(quantity, v, x);
+}
+
 // Computes the collected points and puts the results in their places.
 template <class Method>
 void EvaluateChosen(Quantity quantity, Branch branch, std::size_t count, Buffers& buffers) {
   if (branch == special) {
     for (std::size_t i = 0; i < count; ++i) {
-      buffers.chosen_out[i] = reference(quantity, buffers.chosen_v[i], buffers.chosen_x[i]);
+      buffers.chosen_out[i] =
+          EvaluateSpecial<Method>(quantity, buffers.chosen_v[i], buffers.chosen_x[i]);
     }
   } else {
     const auto end = static_cast<std::ptrdiff_t>(count);

@@ -19,7 +19,7 @@ namespace {
 enum class Direction { forward, input_gradient };
 
 // Dense weights of the type that sums have.
-at::Tensor ready_weights(const at::Tensor& weight, const ImageTensor& images) {
+void require_weight(const at::Tensor& weight, const ImageTensor& images) {
   require(weight.defined() && weight.dim() == 4 && weight.size(1) == 1,
           "weight: expected [channels, 1, kernel height, kernel width]");
   require(weight.size(0) == images.channels(), "weight: expected {} channels as the images, got {}",
@@ -29,16 +29,18 @@ at::Tensor ready_weights(const at::Tensor& weight, const ImageTensor& images) {
   require(weight.device() == images.tensor.device(), "weight: expected it on {}, got {}",
           images.tensor.device().str(), weight.device().str());
   element_of(weight.scalar_type());
+}
+
+at::Tensor ready_weights(const at::Tensor& weight, const ImageTensor& images) {
+  require_weight(weight, images);
   return weight.to(weight_type(images.tensor.scalar_type())).contiguous();
 }
 
-at::Tensor ready_bias(const std::optional<at::Tensor>& bias, const ImageTensor& images) {
-  if (!bias || !bias->defined()) return {};
-  require(bias->dim() == 1 && bias->size(0) == images.channels(), "bias: expected shape [{}]",
+void require_bias(const at::Tensor& bias, const ImageTensor& images) {
+  require(bias.dim() == 1 && bias.size(0) == images.channels(), "bias: expected shape [{}]",
           images.channels());
-  require(bias->device() == images.tensor.device(), "bias: expected it on {}, got {}",
-          images.tensor.device().str(), bias->device().str());
-  return bias->to(weight_type(images.tensor.scalar_type())).contiguous();
+  require(bias.device() == images.tensor.device(), "bias: expected it on {}, got {}",
+          images.tensor.device().str(), bias.device().str());
 }
 
 at::Tensor rows_of(const at::Tensor& tensor, std::int64_t begin, std::int64_t count) {
@@ -89,19 +91,44 @@ std::string implementation_of(const DepthwiseProblem& problem,
   return depthwise_implementation(problem);
 }
 
+// Whether the kernels take weights and biases of the images' 16-bit type as they are: converting
+// them first takes two launches, a tenth of a large convolution's time.
+bool takes_narrow_weights([[maybe_unused]] const DepthwiseProblem& problem,
+                          [[maybe_unused]] const ImageTensor& x,
+                          [[maybe_unused]] const ImageTensor& y,
+                          [[maybe_unused]] const at::Tensor& weight,
+                          [[maybe_unused]] const at::Tensor& bias) {
+#if EINKORN_WITH_CUDA
+  const at::ScalarType type = x.tensor.scalar_type();
+  const bool narrow = (type == at::kHalf || type == at::kBFloat16) &&
+                      weight.scalar_type() == type &&
+                      (!bias.defined() || bias.scalar_type() == type);
+  return narrow && x.tensor.is_cuda() && x.blocks == 1 &&
+         takes_narrow_weights(problem, x.const_images(), y.mutable_images());
+#else
+  return false;
+#endif
+}
+
 at::Tensor convolve(Direction direction, const at::Tensor& tensor, const char* name,
-                    const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
+                    const at::Tensor& weight, const std::optional<at::Tensor>& maybe_bias) {
   const ImageTensor x = image_tensor(tensor, name);
-  const at::Tensor weights = ready_weights(weight, x);
-  const at::Tensor biases = ready_bias(bias, x);
+  const at::Tensor bias = maybe_bias.value_or(at::Tensor());
+  require_weight(weight, x);
+  if (bias.defined()) require_bias(bias, x);
   at::Tensor result = empty_images_like(x, x.channels());
   if (result.numel() == 0) return result;
   const ImageTensor y = image_tensor(result, "output");
   const bool on_cpu = x.tensor.is_cpu();
   const bool transposed = direction == Direction::input_gradient;
   // The device kernels take the forward problem and turn it round themselves.
-  const DepthwiseProblem problem = same_padding_problem(x, x.block_channels, weight.size(2),
-                                                        weight.size(3), transposed && on_cpu);
+  DepthwiseProblem problem = same_padding_problem(x, x.block_channels, weight.size(2),
+                                                  weight.size(3), transposed && on_cpu);
+  problem.narrow_weights = takes_narrow_weights(problem, x, y, weight, bias);
+  const at::ScalarType type =
+      problem.narrow_weights ? weight.scalar_type() : weight_type(tensor.scalar_type());
+  const at::Tensor weights = weight.to(type).contiguous();
+  const at::Tensor biases = bias.defined() ? bias.to(type).contiguous() : bias;
   Work work = work_of(problem);
   work.flops *= static_cast<double>(x.blocks);
   work.bytes *= static_cast<double>(x.blocks);

@@ -6,8 +6,8 @@
 // Two implementations. "toeplitz": matrix units; f16 and bf16, channels_last, square odd kernels of
 // 3 to 13, channels and strides that are multiples of 8, pointers on 16 bytes. The weights are
 // rounded to the images' type, as under autocast; products are exact and sums are f32. An infinity
-// or NaN reaches all outputs of its row's eight-column blocks. "direct": every other case, FMAs in
-// f32 (f64 for f64 images) with weights as given.
+// or NaN reaches outputs up to eight rows and columns further on than its taps do. "direct": every
+// other case, FMAs in f32 (f64 for f64 images) with weights as given.
 #pragma once
 
 #include <cstddef>
@@ -20,8 +20,12 @@ namespace einkorn::convolution {
 const char* depthwise_cuda_implementation(const DepthwiseProblem& problem, const ConstImages& x,
                                           const Images& y);
 
+// Whether convolutions of these images may be called with problem.narrow_weights.
+bool takes_narrow_weights(const DepthwiseProblem& problem, const ConstImages& x, const Images& y);
+
 // weights [channels, kernel_height, kernel_width] and biases [channels] (null: zeros) are
-// contiguous, f32, or f64 where the images are. x and y must not overlap.
+// contiguous, f32, or f64 where the images are, or of the images' type where problem.narrow_weights
+// says so. x and y must not overlap.
 void launch_depthwise_forward(const DepthwiseProblem& problem, const void* weights,
                               const void* biases, const ConstImages& x, const Images& y,
                               void* stream);

@@ -29,6 +29,9 @@ struct DepthwiseProblem {
   std::int64_t pad_left = 0;  // in [0, kernel_width)
   Element element = Element::f32;
   ImageLayout layout = ImageLayout::channels_last;
+  // Weights and biases are of the images' 16-bit type: where takes_narrow_weights of
+  // depthwise_cuda.h allows it.
+  bool narrow_weights = false;
 
   std::int64_t taps() const { return kernel_height * kernel_width; }
 };

@@ -14,9 +14,14 @@ enum class Direction { forward, input_gradient };
 // has the padding of that convolution. addend, if not null, is added to y and lies as y does.
 namespace toeplitz {
 bool accepts(const DepthwiseProblem& problem, const ConstImages& x, const ConstImages& y);
-void launch_convolution(const DepthwiseProblem& problem, Direction direction, const float* weights,
-                        const float* biases, const ConstImages& x, const void* addend,
-                        const Images& y, void* stream);
+// Kernels of 3, 5 and 7, where there is a copy engine; false if not.
+bool launch_blocks_convolution(const DepthwiseProblem& problem, Direction direction,
+                               const void* weights, const void* biases, const ConstImages& x,
+                               const void* addend, const Images& y, void* stream);
+// Larger ones.
+void launch_rows_convolution(const DepthwiseProblem& problem, Direction direction,
+                             const void* weights, const void* biases, const ConstImages& x,
+                             const void* addend, const Images& y, void* stream);
 int weight_gradient_parts(const DepthwiseProblem& problem);
 void launch_weight_gradient(const DepthwiseProblem& problem, const ConstImages& x,
                             const ConstImages& dy, float* partial_sums, void* stream);

@@ -16,9 +16,10 @@ constexpr const char* format_name = "einkorn training checkpoint 1";
 std::string course_of(const TrainingOptions& options, std::int64_t images) {
   return fmt::format(
       "images {}, epochs {}, batch size {}, learning rate {}, final share {}, warm-up epochs {}, "
-      "weight decay {}, label smoothing {}, seed {}",
+      "weight decay {}, label smoothing {}, seed {}{}{}",
       images, options.epochs, options.batch_size, options.learning_rate, options.final_share,
-      options.warmup_epochs, options.weight_decay, options.label_smoothing, options.seed);
+      options.warmup_epochs, options.weight_decay, options.label_smoothing, options.seed,
+      options.variant.empty() ? "" : ", ", options.variant);
 }
 
 bool is_on_cuda(const torch::nn::Module& module) {

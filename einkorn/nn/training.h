@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <functional>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "einkorn/core/progress.h"
@@ -28,6 +29,8 @@ struct TrainingOptions {
   // is there.
   std::optional<std::filesystem::path> checkpoint;
   bool resume = false;
+  // What else decides the course of the run and a checkpoint must agree in, such as the precision.
+  std::string variant;
 };
 
 struct EpochRecord {

@@ -119,6 +119,9 @@ TEST(Training, RefusesTheCheckpointOfAnotherRun) {
   TrainingOptions changed = options;
   changed.learning_rate = 0.01;
   expect_bad(changed, *model.network, model.classifier(), "belongs to another run");
+  changed = options;
+  changed.variant = "precision bf16";
+  expect_bad(changed, *model.network, model.classifier(), "this one has");
   torch::nn::Sequential other(torch::nn::Flatten(), torch::nn::Linear(4, 2));
   const Classifier classifier = [&](const Tensor& images) { return other->forward(images); };
   expect_bad(options, *other, classifier, "tensor 'model.1.bias': has another type or shape");

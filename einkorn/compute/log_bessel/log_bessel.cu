@@ -111,44 +111,32 @@ template <typename T, bool kPaper>
 __device__ inline double series_of(int branch, double w, double t2) {
   switch (branch) {
     case 0:
-      return device::debye_series<terms_of<T, kPaper, 0>>(w, t2);
+      return device::debye_series<terms_of<T, kPaper, 0>, 0>(device::debye.value, w, t2);
     case 1:
-      return device::debye_series<terms_of<T, kPaper, 1>>(w, t2);
+      return device::debye_series<terms_of<T, kPaper, 1>, 0>(device::debye.value, w, t2);
     case 2:
-      return device::debye_series<terms_of<T, kPaper, 2>>(w, t2);
+      return device::debye_series<terms_of<T, kPaper, 2>, 0>(device::debye.value, w, t2);
     default:
-      return device::debye_series<terms_of<T, kPaper, 3>>(w, t2);
+      return device::debye_series<terms_of<T, kPaper, 3>, 0>(device::debye.value, w, t2);
   }
 }
 
 template <typename T, int kBranch>
 constexpr int ratio_terms_of = device::Precision<T>::ratio_steps[kBranch].terms;
 
-template <typename T>
-__device__ inline double argument_series_of(int branch, double w, double t2) {
+// The series of a derivative in x: kExtra is 0 for `debye.argument` and 1 for `debye.second`.
+template <typename T, int kExtra, int kRows, int kColumns>
+__device__ __forceinline__ double derivative_series_of(const double (&table)[kRows][kColumns],
+                                                       int branch, double w, double t2) {
   switch (branch) {
     case 0:
-      return device::debye_argument_series<ratio_terms_of<T, 0>>(w, t2);
+      return device::debye_series<ratio_terms_of<T, 0>, kExtra>(table, w, t2);
     case 1:
-      return device::debye_argument_series<ratio_terms_of<T, 1>>(w, t2);
+      return device::debye_series<ratio_terms_of<T, 1>, kExtra>(table, w, t2);
     case 2:
-      return device::debye_argument_series<ratio_terms_of<T, 2>>(w, t2);
+      return device::debye_series<ratio_terms_of<T, 2>, kExtra>(table, w, t2);
     default:
-      return device::debye_argument_series<ratio_terms_of<T, 3>>(w, t2);
-  }
-}
-
-template <typename T>
-__device__ inline double second_series_of(int branch, double w, double t2) {
-  switch (branch) {
-    case 0:
-      return device::debye_second_series<ratio_terms_of<T, 0>>(w, t2);
-    case 1:
-      return device::debye_second_series<ratio_terms_of<T, 1>>(w, t2);
-    case 2:
-      return device::debye_second_series<ratio_terms_of<T, 2>>(w, t2);
-    default:
-      return device::debye_second_series<ratio_terms_of<T, 3>>(w, t2);
+      return device::debye_series<ratio_terms_of<T, 3>, kExtra>(table, w, t2);
   }
 }
 
@@ -262,12 +250,14 @@ __device__ inline double ratio_of(int branch, double order, double argument) {
   const double a = at.inverse_h;
   const double sum = order + at.h;
   if constexpr (kFunction == Function::ratio_i_slope) {
-    const double terms = fma(-a, second_series_of<T>(branch, a, at.t2), 0.5 - at.t2);
+    const double terms =
+        fma(-a, derivative_series_of<T, 1>(device::debye.second, branch, a, at.t2), 0.5 - at.t2);
     return a * fma(order, device::reciprocal(sum), a * terms);
   } else {
     const double w = is_i(kFunction) ? a : -a;
     const double correction =
-        argument * (a * a) * fma(w, argument_series_of<T>(branch, w, at.t2), 0.5);
+        argument * (a * a) *
+        fma(w, derivative_series_of<T, 0>(device::debye.argument, branch, w, at.t2), 0.5);
     if constexpr (kFunction == Function::ratio_k) return sum / argument + correction;
     const double h_minus_x = order * order * device::reciprocal(at.h + argument);
     if constexpr (kFunction == Function::slope_ke) return -(h_minus_x / argument + correction);

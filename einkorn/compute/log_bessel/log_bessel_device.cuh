@@ -274,42 +274,18 @@ __device__ inline DoubleDouble debye_exponent(const Debye& at, double order, dou
   }
 }
 
-// sum_{k >= 1} P_k(t^2) w^(k-1), where w is 1/h for I and -1/h for K: times w, it is the series.
-template <int kTerms>
-__device__ inline double debye_series(double w, double t2) {
+// sum_{k >= 1} row_k(t^2) w^(k-1) over a table's rows of degree k + kExtra, where w is 1/h for I
+// and -1/h for K. The tables are `debye`'s: P_k of the functions (times w the sum is their series),
+// Q_k and R_k of the derivatives in x.
+template <int kTerms, int kExtra, int kRows, int kColumns>
+__device__ __forceinline__ double debye_series(const double (&table)[kRows][kColumns], double w,
+                                               double t2) {
   double sum = 0;
 #pragma unroll
   for (int k = kTerms; k >= 1; --k) {
-    double value = debye.value[k][k];
+    double value = table[k][k + kExtra];
 #pragma unroll
-    for (int j = k - 1; j >= 0; --j) value = fma(value, t2, debye.value[k][j]);
-    sum = k == kTerms ? value : fma(sum, w, value);
-  }
-  return sum;
-}
-
-// sum_{k >= 1} Q_k(t^2) w^(k-1) and sum_{k >= 1} R_k(t^2) w^(k-1) of the derivatives in x.
-template <int kTerms>
-__device__ inline double debye_argument_series(double w, double t2) {
-  double sum = 0;
-#pragma unroll
-  for (int k = kTerms; k >= 1; --k) {
-    double value = debye.argument[k][k];
-#pragma unroll
-    for (int j = k - 1; j >= 0; --j) value = fma(value, t2, debye.argument[k][j]);
-    sum = k == kTerms ? value : fma(sum, w, value);
-  }
-  return sum;
-}
-
-template <int kTerms>
-__device__ inline double debye_second_series(double w, double t2) {
-  double sum = 0;
-#pragma unroll
-  for (int k = kTerms; k >= 1; --k) {
-    double value = debye.second[k][k + 1];
-#pragma unroll
-    for (int j = k; j >= 0; --j) value = fma(value, t2, debye.second[k][j]);
+    for (int j = k + kExtra - 1; j >= 0; --j) value = fma(value, t2, table[k][j]);
     sum = k == kTerms ? value : fma(sum, w, value);
   }
   return sum;

@@ -165,6 +165,37 @@ double k_ratio_by_integral(double v, double x) {
   return (v + std::hypot(v, x)) / x * sums.growth;
 }
 
+// The derivative of log(e^x K_v) in x is minus the mean of cosh u - 1 under the weight of K's
+// integral: a quotient of sums of positive terms.
+double k_slope_by_integral(double v, double x) {
+  if (v < 0x1p-500) v = 0;  // as the exponent has it
+  const SaddleExponent exponent(v, x);
+  const double saddle = std::asinh(v / x);
+  const double growth = (v + std::hypot(v, x)) / x;  // e^saddle, to its last digits
+  // e^-e (cosh u - 1) / growth: neither cosh u nor the sum may overflow before the result does.
+  const auto weighted_excess = [&](double w, double e) {
+    const double u = saddle + w;
+    if (std::abs(u) < 1) return std::exp(-e) * 2 * std::pow(std::sinh(u / 2), 2) / growth;
+    const double y = growth * std::exp(w);
+    // In halves: e^|w| alone may overflow, and |w| - e would round.
+    const double root = std::exp(y > 1 ? w / 2 : -w / 2);
+    const double part = y > 1 ? 1 - 1 / y : (1 - y) / growth;
+    return 0.5 * (root * std::exp(-e) * root) * (part * part);
+  };
+  DoubleDouble weights{1};
+  DoubleDouble sum{weighted_excess(0, 0)};
+  for (const double side : {1.0, -1.0}) {
+    for (double j = 1;; j += 1) {
+      const double w = side * j * saddle_step;
+      const double e = exponent(w);
+      if (e - std::abs(w) > saddle_cut) break;
+      weights = weights + DoubleDouble{std::exp(-e)};
+      sum = sum + DoubleDouble{weighted_excess(w, e)};
+    }
+  }
+  return std::isfinite(sum.value()) ? -(sum.value() / weights.value()) * growth : -infinity;
+}
+
 // The derivative of the uniform expansion of I_{v+1}/I_v in x.
 double ratio_slope_uniform(double v, double x) {
   const double s = std::hypot(v, x);
@@ -196,10 +227,7 @@ double ratio_regular(Quantity quantity, double v, double x) {
                                                : ratio_uniform(quantity, v, x);
   }
   if (quantity == Quantity::ratio_k) return k_ratio_by_integral(v, x);
-  if (quantity == Quantity::slope_k_scaled) {
-    const double ratio = k_ratio_by_integral(v, x);
-    return std::isinf(ratio) ? -infinity : 1 + (v / x - ratio);
-  }
+  if (quantity == Quantity::slope_k_scaled) return k_slope_by_integral(v, x);
   // 2 m / x would overflow below; there the first term of the series is exact.
   constexpr double tiny = 0x1p-500;
   const DoubleDouble ratio =

@@ -378,16 +378,6 @@ class FoldedNetwork:
         return self._network.forward(images)
 
     @accepts_arrays("images")
-    def mixed_precision_forward(self, images: Array, dtype: torch.dtype = torch.bfloat16) -> Array:
-        """Logits of a training pass on CUDA with activations of ``dtype``.
-
-        Parameters, their gradients and all sums stay float32; between two matrix products a block
-        makes one pass over memory. ``dtype`` is bfloat16, float16 or float32. Differentiable in the
-        parameters. Raises ValueError for other types, off CUDA, and in evaluation mode.
-        """
-        return self._network.mixed_precision_forward(images, dtype)
-
-    @accepts_arrays("images")
     def features(self, images: Array) -> tuple[Array, ...]:
         """The outputs of the stages, at strides 4, 8, 16 and 32."""
         return tuple(self._network.features(images))

@@ -129,6 +129,7 @@ nn::TrainingOptions training_options(const Options& options) {
   how.weight_decay = options.real("weight-decay");
   how.label_smoothing = options.real("label-smoothing");
   how.seed = options.seed();
+  how.variant = "precision " + options.text("precision");
   how.resume = options.flag("resume");
   if (options.has("checkpoint")) how.checkpoint = options.text("checkpoint");
   require(!how.resume || how.checkpoint, "--resume needs --checkpoint");

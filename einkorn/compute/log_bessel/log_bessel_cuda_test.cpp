@@ -63,7 +63,8 @@ TEST_F(OnCuda, AgreesWithTheReference) {
           worst_at = i;
         }
       }
-      EXPECT_LE(worst, is_log ? 4 : 8)
+      // Below x = 1 the slope of log e^x K is a difference of numbers up to twice its size.
+      EXPECT_LE(worst, is_log ? 4 : quantity == Quantity::slope_k_scaled ? 16 : 8)
           << "v = " << v[worst_at].item<double>() << ", x = " << x[worst_at].item<double>();
     }
   }
@@ -134,7 +135,9 @@ TEST_F(OnCuda, HasThePublishedTables) {
     for (const Quantity quantity : {Quantity::log_i, Quantity::log_k}) {
       const at::Tensor found = compute(quantity, v.to(at::kCUDA), x.to(at::kCUDA), table).cpu();
       const at::Tensor expected = compute(quantity, v, x, table);
-      const at::Tensor error = (found - expected).abs() / expected.abs().clamp_min(1);
+      // The CPU forms s - v asinh(v/x) in plain double, as published.
+      const at::Tensor terms = at::hypot(v, x) + v * at::asinh(v / x);
+      const at::Tensor error = (found - expected).abs() / terms.clamp_min(1);
       // The CPU's fall-back for log K is the published Simpson rule, good to 5e-10.
       EXPECT_LE(error.max().item<double>(), quantity == Quantity::log_i ? 1e-13 : 1e-9);
     }

@@ -179,8 +179,8 @@ double k_slope_by_integral(double v, double x) {
     const double y = growth * std::exp(w);
     // In halves: e^|w| alone may overflow, and |w| - e would round.
     const double root = std::exp(y > 1 ? w / 2 : -w / 2);
-    const double part = y > 1 ? 1 - 1 / y : (1 - y) / growth;
-    return 0.5 * (root * std::exp(-e) * root) * (part * part);
+    const double part = root * (y > 1 ? 1 - 1 / y : (1 - y) / growth);
+    return 0.5 * part * std::exp(-e) * part;
   };
   DoubleDouble weights{1};
   DoubleDouble sum{weighted_excess(0, 0)};

@@ -78,8 +78,9 @@ void add_job_option(CLI::App& command, const Option& option, CommandLine& line) 
     command.add_flag("--" + option.name, line.job_flags[option.name], option_help(option));
     return;
   }
-  const std::string names =
-      option.is_positional ? option.name + ",--" + option.name : "--" + option.name;
+  std::string names = "--" + option.name;
+  if (option.name.size() == 1) names = "-" + option.name + "," + names;
+  if (option.is_positional) names = option.name + "," + names;
   command.add_option(names, line.job_options[option.name], option_help(option))
       ->type_name("")
       ->allow_extra_args(false);

@@ -1,0 +1,9 @@
+#include "einkorn/compute/kivi/attend_launch.cuh"
+
+namespace einkorn::kivi {
+
+void launch_attend_bf16(const AttendArguments& args, const AttendVariant& variant, void* stream) {
+  launch_variant<__nv_bfloat16>(args, variant, static_cast<cudaStream_t>(stream));
+}
+
+}  // namespace einkorn::kivi

@@ -64,7 +64,9 @@ TEST_F(OnCuda, AgreesWithTheReference) {
         }
       }
       // Below x = 1 the slope of log e^x K is a difference of numbers up to twice its size.
-      EXPECT_LE(worst, is_log ? 4 : quantity == Quantity::slope_k_scaled ? 16 : 8)
+      EXPECT_LE(worst, is_log                                 ? 4
+                       : quantity == Quantity::slope_k_scaled ? 16
+                                                              : 8)
           << "v = " << v[worst_at].item<double>() << ", x = " << x[worst_at].item<double>();
     }
   }

@@ -1,6 +1,8 @@
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -19,7 +21,8 @@ using testing::ThrowsMessage;
 class KiviFile : public testing::Test {
  protected:
   void SetUp() override {
-    folder_ = std::filesystem::path(testing::TempDir()) / "kivi_file";
+    // Tests run at the same time, each in a process of its own.
+    folder_ = std::filesystem::path(testing::TempDir()) / fmt::format("kivi_file_{}", ::getpid());
     std::filesystem::create_directories(folder_);
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }

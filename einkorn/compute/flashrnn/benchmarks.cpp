@@ -89,7 +89,7 @@ Benchmark layer_benchmark(const LayerCase& one) {
           }};
 }
 
-// Small heads: ours against the alternating kernels, or on a CPU against one head of all units.
+// Small heads: the fused kernel against the alternating ones.
 Benchmark heads_benchmark(Cell cell, bool with_gradient) {
   constexpr std::int64_t heads = 12, dim = 64, time = 512;
   return {fmt::format("{} 12 heads x 64, batch 16, 512 steps, bf16, {}", to_string(cell),

@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "einkorn/compute/flashrnn/constraints.h"
+#include "einkorn/compute/flashrnn/flashrnn_experiments.h"
 #include "einkorn/compute/flashrnn/kernel_problem.h"
 #include "einkorn/core/error.h"
 
@@ -236,65 +237,8 @@ TEST(Order, IsParsed) {
   EXPECT_THROW(solved("a <= 3", "a", 0), InvalidArgument);
 }
 
-struct KnownKernel {
-  KernelDirection direction;
-  KernelShape shape;
-  Assignment expected;
-};
-
 TEST(KernelProblem, HasThePublishedSolutions) {
-  const auto forward = KernelDirection::forward, backward = KernelDirection::backward;
-  const std::vector<KnownKernel> all = {
-      {forward,
-       {768, 1, 16},
-       {{"TDB", 16},
-        {"TDG", 16},
-        {"MTC", 1},
-        {"RTCG", 96},
-        {"RTCH", 1},
-        {"BTCB", 1},
-        {"WLCB", 1},
-        {"WLCG", 1},
-        {"WTCH", 4},
-        {"WTCB", 1},
-        {"CACHED", 12}}},
-      {backward,
-       {768, 1, 16},
-       {{"TDB", 16},
-        {"TDH", 16},
-        {"RTCH", 48},
-        {"RTCG", 1},
-        {"WTCG", 8},
-        {"WLCH", 1},
-        {"CACHED", 24}}},
-      {forward,
-       {64, 12, 16},
-       {{"MTC", 12},
-        {"RTCG", 8},
-        {"RTCH", 1},
-        {"WTCH", 4},
-        {"CACHED", 1},
-        {"TDB", 16},
-        {"TDG", 16}}},
-      {backward, {64, 12, 16}, {{"MTC", 12}, {"RTCH", 4}, {"RTCG", 1}, {"WTCG", 8}, {"CACHED", 2}}},
-      {forward,
-       {256, 3, 8},
-       {{"TDB", 8},
-        {"TDG", 32},
-        {"MTC", 3},
-        {"RTCG", 32},
-        {"WTCH", 8},
-        {"CACHED", 2},
-        {"BTCB", 1},
-        {"WLCB", 1},
-        {"WLCG", 1},
-        {"WTCB", 1},
-        {"RTCH", 1}}},
-      {backward,
-       {256, 3, 8},
-       {{"TDB", 8}, {"TDH", 32}, {"MTC", 3}, {"RTCH", 8}, {"RTCG", 1}, {"WTCG", 8}, {"CACHED", 8}}},
-  };
-  for (const KnownKernel& known : all) {
+  for (const KnownKernel& known : published_kernels()) {
     SCOPED_TRACE(testing::Message() << known.shape.dim);
     const SolveResult found = solve_kernel(known.direction, known.shape, {}, 4);
     ASSERT_FALSE(found.solutions.empty());
